@@ -54,7 +54,7 @@ use crate::{error::Error, object::Retry};
 pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known, retry: Retry) -> Result<Claim, Error> {
     let spec = &admitted.spec;
     if let RestoreFrom::Savepoint(id) = &spec.restore {
-        return Box::pin(savepoint::claim(by, admitted, (id, known), retry)).await;
+        return Box::pin(savepoint::claim(by, admitted, id, known, retry)).await;
     }
     if spec.is_clone() {
         return Box::pin(clone::claim(by, admitted, known, retry)).await;

@@ -48,6 +48,7 @@ impl Clock {
                 let step = state.observe(wall.now_ms(), ms());
                 (state.now(), step)
             };
+            // Told without the lock, since the receiver may ask for the time.
             if let Some(step) = step {
                 on_step(step);
             }
@@ -106,6 +107,7 @@ impl OwnTime {
 
     /// Moves on to the moment at which the clock shows `clock`, and returns the new time.
     pub fn pass(&mut self, clock: TimeMs) -> TimeMs {
+        // The clock has caught up, or was never behind: the own time is that of the clock.
         if clock >= self.now {
             (self.now, self.clock) = (clock, clock);
             return clock;

@@ -227,13 +227,18 @@ impl Restore<'_> {
         let own = Restore { ..*self };
         let mut parts = vec![];
         let mut restored = Restored::default();
+        // All is planned before anything is loaded. The total is known then, and an index that is missing is told
+        // before the disk is filled.
         for part in imports.chain([own]) {
             let plan = part.plan().await?;
             restored.progress.add(Progress { bytes_total: plan.bytes(&part.wanted()), ..Progress::default() });
             parts.push((part, plan));
         }
         progress(restored.progress);
+        // Ordering: imports first, then the own chain. Of two changes to one entry the later part wins, and the own
+        // chain is younger than everything that it has imported.
         for (part, plan) in &parts {
+            // Ordering: the base before the log, whose changes are relative to it.
             if let Some(base) = &plan.base {
                 part.load(inner, base, &mut restored.progress, &mut progress).await?;
                 part.load_images(inner, base, &mut restored.progress, &mut progress).await?;
@@ -242,6 +247,7 @@ impl Restore<'_> {
         }
         // Stamps are compared with sqns of the backend's own chain only, so a base of another chain is no base here.
         if views.is_empty() {
+            // The own chain is the last part, and with no imports the only one.
             restored.base = parts.pop().and_then(|(_, plan)| plan.base).map(Arc::new);
         }
         Ok(restored)
@@ -313,6 +319,7 @@ impl Restore<'_> {
         let mut replayed = 0;
         for batch in block.batches() {
             let batch = batch.map_err(|error| self.read_error(error))?;
+            // Batches of several chains come one chain after the other, so their times may go back.
             restored.time = restored.time.max(batch.time);
             inner.set_time(restored.time);
             // Sqns of other chains are no stamps: imported changes count as older than all others.
@@ -326,6 +333,7 @@ impl Restore<'_> {
                 let unfit = |source| self.unfit(source, &object_of(&block.place, block.range), block.handle.offset);
                 let change = Change::decode(key_group, bytes).map_err(unfit)?;
                 replayed += 1;
+                // Decided before the state is renamed: a base knows its states by the ids of its own chain.
                 if plan.base.as_ref().is_some_and(|base| has_change(base, &change, batch.sqn)) {
                     continue;
                 }
@@ -353,6 +361,7 @@ impl Restore<'_> {
         let base = self.read_base(&contents).await?;
         let mut stretches = self.past(&contents.past).await?;
         for source in contents.sources {
+            // A source without a run would be an empty log, and its changes would be lost without a word.
             let Some(run) = self.manifest.runs.get(&source.epoch) else {
                 return Err(self.lacks(format_args!("the manifest has no run of epoch {}", source.epoch)));
             };
@@ -392,6 +401,7 @@ impl Restore<'_> {
             handle.blocks.iter().try_for_each(|block| self.check_length(block.length, object))?;
         }
         handles.retain(|handle| handle.range.to > source.from && handle.range.to <= source.to);
+        // The index is checked for gaps before anything is read: a restore that misses a change set would look whole.
         let mut next = source.from;
         for (position, handle) in handles.iter().enumerate() {
             // The first change set may begin before the lowest piece of the base.

@@ -87,6 +87,7 @@ impl Tasks {
     ) -> AbortHandle {
         let panics = self.panics.clone();
         let mut running = self.running.lock();
+        // A set keeps the results of tasks that have ended until they are taken.
         while running.try_join_next().is_some() {}
         running.spawn(async move {
             if let Err(panicked) = caught(&panics, what, task).await {
@@ -128,9 +129,11 @@ impl Tasks {
                 runtime.shutdown_background();
                 done
             });
+            // Nobody waits any more if the future was dropped. The work is done all the same.
             let _ = reply.send(done);
         };
         match thread::Builder::new().name(ASIDE.to_owned()).spawn(run) {
+            // The thread answers unless it panics outside of the work, and such a panic is in the log.
             Ok(_) => answer.await.unwrap_or_else(|_| Err(Panicked::unknown(what))),
             Err(error) => Err(Panicked { what, message: error.to_string() }),
         }
@@ -176,6 +179,7 @@ pub fn blocking_if<T>(may_block: bool, call: impl FnOnce() -> T) -> T {
 /// Makes a call that may block its thread, for example for a disk. On a runtime with several threads, the other tasks
 /// of this thread move to another one meanwhile.
 pub fn blocking<T>(call: impl FnOnce() -> T) -> T {
+    // On a runtime with one thread nothing can move elsewhere, and the call to move it would panic.
     let elsewhere = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if elsewhere { tokio::task::block_in_place(call) } else { call() }
 }

@@ -21,25 +21,35 @@ pub(super) fn apply_batch(
     operations: &[Operation<'_>],
     ahead: Ahead,
 ) -> Result<(BatchResult, u64), Error> {
+    // Ordering 1: everything that may refuse the batch. The inner backend has no way back from a part of a batch, so
+    // after the first operation only failsafe would be left.
     let effects = core.table.check_batch(operations)?;
     if effects.writes {
         core.check_writable()?;
     }
+    // Ordering 2: the clock, before the log opens a batch. The batch is logged with this time, and a replay judges by
+    // it which entries have expired.
     core.table.pass_time();
     // Reads go on in failsafe, but without upkeep, since upkeep writes.
     let upkeep = (effects.reads_change && core.check_writable().is_ok()).then(|| core.table.upkeep());
+    // Upkeep removes expired entries, and each removal is a change like any other. So a batch of reads that may do
+    // upkeep opens a batch of the log, too.
     let executed = if effects.writes || upkeep.is_some() {
-        core.logged(|table, log| table.execute(operations, upkeep.as_ref(), (ahead, log)))
+        core.logged(|table, log| table.execute(operations, upkeep.as_ref(), ahead, log))
     } else {
         read(core, operations, ahead).map(|answers| (answers, 0))
     };
     let (answers, appended) = executed.map_err(|fault| core.fail_safe(fault))?;
+    // Ordering 3: the number advances only once all changes are in the table and in the log. After a broken stream a
+    // client sends again from this number on. If it advanced earlier, a fault would make the client leave out a batch
+    // that was never applied.
     let number = core.seat.next_batch();
     core.seat.applied();
     core.env.metrics.batch_applied(operations.len(), appended);
     core.table.count_bytes();
     core.table.tend_marks();
     core.count_copies();
+    // Ordering 4: the block is closed between two batches, so a change set always has whole batches.
     roll_over_if_long(core);
     Ok((BatchResult { number, answers, repeated: false }, appended))
 }
@@ -68,18 +78,19 @@ pub(super) fn read_batch(core: &mut Core, operations: &[Operation<'_>], ahead: A
 fn read(core: &mut Core, operations: &[Operation<'_>], ahead: Ahead) -> Result<Vec<(u32, Option<Answer>)>, String> {
     let Core { table, owner, bases, .. } = core;
     let mut log = Log { log: owner.log(), log_changes: bases.log_changes_mut() };
-    table.execute(operations, None, (ahead, &mut log))
+    table.execute(operations, None, ahead, &mut log)
 }
 
-/// Carries out a slice of the leading reads of `operations`, if the batch is long enough to need slices. Returns
-/// whether others follow.
+/// Carries out a slice of the leading reads of `operations`, if the batch is long enough to need slices. A batch that
+/// `changes_nothing` takes no number, so its reads clean nothing up. Returns whether others follow.
 ///
 /// # Errors
 /// If the inner backend failed.
 pub(super) fn read_ahead(
     core: &mut Core,
     operations: &[Operation<'_>],
-    (ahead, changes_nothing): (&mut Ahead, bool),
+    ahead: &mut Ahead,
+    changes_nothing: bool,
 ) -> Result<bool, Error> {
     core.table.read_ahead(operations, ahead, changes_nothing).map_err(|fault| core.fail_safe(fault))
 }

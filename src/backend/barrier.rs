@@ -41,17 +41,21 @@ pub(super) fn take(core: &mut Core, request: BarrierRequest, reply: CheckpointRe
         let text = format!("an attachment of {bytes} bytes: at most {most} are allowed");
         return Err(Error::new(Reason::LimitExceeded, text));
     }
-    // Order: 1. every check that can refuse the barrier, so that a refusal leaves no cut behind.
+    // Ordering 1: every check that can refuse the barrier, so that a refusal leaves no cut behind. Room is made first,
+    // since the check may ask for exactly that room. The checkpoints that give way were beyond the retention anyway.
     if core.owner.make_room(limits.max_retained_checkpoints) {
         core.retain_marks();
     }
     let checked = core.owner.check(request.id, limits.max_concurrent_checkpoints, limits.max_retained_checkpoints);
     checked.map_err(|refusal| error::trigger(&refusal))?;
     let deadline = triggered + request.timeout.unwrap_or(options.checkpoint_timeout);
-    // 2. The cut, in the same hold of the lock as the record below: no batch comes between. A disk fault refuses here.
+    // Ordering 2: the cut, in the same hold of the lock as the record below. A batch between the two would be below the
+    // record's `applied_to` without being in the snapshot: once the checkpoint completes, the batch would be told as
+    // confirmed, and a restore would not have it. A disk fault refuses here, when nothing is recorded yet.
     let unlogged = core.owner.is_unlogged();
     let cut = if unlogged { cut_state(core, request.id, deadline)? } else { cut_log(core) };
-    // 3. Now that the barrier cannot be refused any more, older checkpoints give way to it.
+    // Ordering 3: only now older checkpoints give way. If they did so before the cut, a barrier that the disk refuses
+    // would have cost a checkpoint that was about to complete.
     make_way(core, request.id);
     let barrier = Barrier {
         id: request.id,
@@ -63,13 +67,15 @@ pub(super) fn take(core: &mut Core, request: BarrierRequest, reply: CheckpointRe
         states_to: core.table.states().last_id(),
         missing_states: core.table.states().unbound().collect(),
     };
-    // 4. Ledger and flight, so that a failure from here on answers the caller.
+    // Ordering 4: ledger and flight together, so that a failure from here on answers the caller. A checkpoint of the
+    // ledger without a flight would end without any answer.
     let identity = core.owner.trigger(barrier, cut);
     if let CheckpointReply::Session(number) = reply {
         core.seat.remember_barrier(request.id, number);
     }
     core.waiters.depart(request.id, Flight { reply, deadline, triggered, cut: Instant::now(), persisted: None });
-    // 5. The mark of this moment, for queries and warm restarts; then the upload of the snapshot.
+    // Ordering 5: the mark, before the lock is let go, so that it is of exactly this moment. Then the upload of the
+    // snapshot, whose task finds the checkpoint in the ledger whenever it gets the core.
     core.table.mark_checkpoint(identity, core.bases.log_changes());
     core.bases.snapshots.begin(request.id);
     core.env.metrics.checkpoint_triggered();
@@ -82,7 +88,8 @@ pub(super) fn take(core: &mut Core, request: BarrierRequest, reply: CheckpointRe
 /// As [`take`].
 pub(super) fn take_held(
     core: &mut Core,
-    (request, reply): (BarrierRequest, CheckpointReply),
+    request: BarrierRequest,
+    reply: CheckpointReply,
     hold: Hold,
 ) -> Result<(), Error> {
     let id = request.id;
@@ -95,6 +102,8 @@ pub(super) fn take_held(
 /// Recognises a barrier that session `session` sends again after the stream of an older session broke. Such a barrier
 /// cuts nothing new; its answer is sent again. Returns whether it was one.
 pub(super) fn is_repeated(core: &mut Core, id: CheckpointId, session: u64) -> bool {
+    // Only a barrier of an older session counts as a repetition. One that the same session sends twice is refused by
+    // the ledger.
     let Some(failure) = core.seat.repeated_barrier(id, session) else { return false };
     if core.waiters.hand_over(id, session) {
         return true;
@@ -120,6 +129,8 @@ pub(super) fn is_repeated(core: &mut Core, id: CheckpointId, session: u64) -> bo
 /// # Errors
 /// [`Reason::LimitExceeded`], retryable.
 pub(super) fn check_owed(core: &Core) -> Result<(), Error> {
+    // Events that were not taken count as well: a client that sends barriers and reads nothing would fill its outbox
+    // otherwise.
     let owed = core.seat.unsent() + core.waiters.len();
     if owed < MOST_OWED {
         return Ok(());
@@ -152,11 +163,15 @@ fn cut_state(core: &mut Core, id: CheckpointId, deadline: Instant) -> Result<Cut
         return Ok(cut);
     }
     let Core { table, bases, owner, .. } = core;
+    // Ordering: the table is frozen first, and owner and bases hear of the snapshot only then. The disk may refuse to
+    // freeze, and there is nothing to take back that way.
     let newest = bases.previous().cloned();
     let frozen = table.begin_cut(id, newest.as_ref(), bases.snapshots.newest_images());
     let images = frozen.map_err(|fault| error::local_store(&fault))?;
+    // The cut does without the pieces that `newest` has. So the owner keeps `newest` named in its manifests until the
+    // snapshot is done.
     let cut = owner.begin_snapshot(id, applied_to, newest.as_ref().map(|newest| newest.uuid()));
-    bases.snapshots.add(id, Snapshot::new((Instant::now(), deadline), newest.as_ref(), images));
+    bases.snapshots.add(id, Snapshot::new(Instant::now(), deadline, newest.as_ref(), images));
     core.env.metrics.materialization_started();
     Ok(cut)
 }

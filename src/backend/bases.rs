@@ -49,7 +49,8 @@ impl Bases {
     pub(super) fn new(
         env: &Environment,
         id: &BackendId,
-        (previous, log_changes): (Option<Arc<Reusable>>, u64),
+        previous: Option<Arc<Reusable>>,
+        log_changes: u64,
         snapshots: Snapshots,
     ) -> Self {
         Self {
@@ -76,6 +77,8 @@ impl Bases {
 
     /// The number of the next snapshot file.
     pub(super) fn next_file(&self) -> u64 {
+        // A task may take a number at this very moment, and this may miss it. The result is then too low, which keeps a
+        // file for longer than necessary. It is never too high, which could delete one.
         self.files.load(Ordering::Relaxed)
     }
 
@@ -121,10 +124,13 @@ impl Bases {
 
     /// Notes that a materialization is durable. If it is the newest, the next one may reuse its parts. It has the first
     /// `covered` changes of the log.
-    pub(super) fn succeeded(&mut self, made: Made, (is_newest, covered): (bool, u64)) {
+    pub(super) fn succeeded(&mut self, made: Made, is_newest: bool, covered: u64) {
         let Made { materialization, index, uploaded_bytes } = made;
         self.env.metrics.materialized(&self.id, materialization.stored_bytes, uploaded_bytes);
         self.failures = 0;
+        // Changes that came while it was made still count, although some pieces have them: a replay reads and decodes
+        // them all the same, and then skips them. One materialization at a time is made beside the log, so this does
+        // not go below zero.
         self.log_changes -= covered;
         if is_newest {
             self.previous = Some(Arc::new(Reusable::new(materialization.uuid, Arc::new(index))));

@@ -87,6 +87,7 @@ impl Coordinated {
         let Some(newest) = self.held.last_key_value().map(|(id, _)| *id) else { return };
         let (held, rounds) = self.newest_held;
         self.newest_held = if held == newest { (held, rounds + 1) } else { (newest, 0) };
+        // With so many halvings the part has to be the newest for two to the power of that number of rounds.
         let halvings = u32::try_from(self.waiting() / PARTS_PER_HALVING).unwrap_or(u32::MAX);
         if self.newest_held.1.checked_shr(halvings).is_some_and(|rounds| rounds > 0) {
             self.report_held(|id| id == newest);
@@ -116,6 +117,7 @@ impl Coordinated {
     /// Notes that a part is published and has to be reported, unless a newer commit has subsumed it already.
     pub(super) fn owe_report(&mut self, owner: &mut Owner, record: &CheckpointRecord) {
         let part = record.identity;
+        // A commit subsumes all older ids of the attempt, so no commit can ever have this part.
         if self.committed.is_some_and(|committed| part.id <= committed.id) {
             owner.let_go(target(&part));
             return;
@@ -125,6 +127,7 @@ impl Coordinated {
             self.wake.notify_one();
             return;
         }
+        // The oldest goes: a newer commit would subsume it first.
         self.held.insert(part.id, part);
         if self.held.len() > HELD_PARTS
             && let Some((_, oldest)) = self.held.pop_first()
@@ -151,7 +154,8 @@ impl Coordinated {
     /// one. Returns whether it is news.
     pub(super) fn commit(
         &mut self,
-        (checkpoint, part): (JobCheckpoint, CheckpointIdentity),
+        checkpoint: JobCheckpoint,
+        part: CheckpointIdentity,
         is_own: bool,
         metrics: &BackendMetrics,
     ) -> bool {
@@ -162,6 +166,8 @@ impl Coordinated {
         if is_own {
             self.committed = Some(part);
             let reported = self.reported.len();
+            // Ordering: the parts that this commit settles go first, then the held ones are judged again. Fewer parts
+            // wait by then, so more of the held ones may be reported.
             self.reported.retain(|id| *id > part.id);
             self.unreported.retain(|id, _| *id > part.id);
             let settled = reported - self.reported.len();
@@ -202,6 +208,8 @@ impl Coordinated {
 fn is_reported_at(id: CheckpointId, waiting: usize) -> bool {
     // The id is scrambled, since engines may count in steps of their own.
     let spread = (id ^ (id >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // Each further zero that is demanded at the front halves the ids, and the ids that are left were among those
+    // before. So tasks with different numbers of waiting parts still agree on the fewest.
     spread.leading_zeros() as usize >= waiting / PARTS_PER_HALVING
 }
 

@@ -117,6 +117,7 @@ impl Core {
         owner.begin_batch(seat.next_batch(), table.time());
         let done = work(table, &mut Log { log: owner.log(), log_changes: bases.log_changes_mut() });
         if done.is_err() {
+            // A part of a batch must not be logged: a replay would have it, although no client was told of it.
             owner.abandon_batch();
         }
         let appended = done.map(|done| (done, owner.end_batch(bytes_before)))?;
@@ -177,6 +178,7 @@ impl Core {
 
     /// Fails one checkpoint in flight.
     pub(super) fn fail_checkpoint(&mut self, id: CheckpointId, error: Error) {
+        // Ordering: the ledger first. By it the marks are judged, and no manifest publishes the checkpoint any more.
         self.owner.fail(id);
         self.retain_marks();
         if let Some(snapshot) = self.bases.snapshots.give_up(id) {
@@ -248,17 +250,17 @@ impl Core {
         if self.has_ended() {
             return;
         }
-        // Order: 1. the condition. From here on no call passes and no manifest begins.
+        // Ordering 1: the condition. From here on no call passes and no manifest begins.
         self.condition = Condition::Ended(error.clone());
-        // 2. Everything that waits is answered, checkpoints while the session is still there to be told.
+        // Ordering 2: everything that waits is answered, checkpoints while the session is still there to be told.
         for id in self.waiters.in_flight() {
             self.fail_checkpoint(id, error.clone());
         }
         self.waiters.end(error);
         self.uploading.withdraw(&self.id, self.owner.epoch().number);
-        // 3. The session hears of its end after all other events.
+        // Ordering 3: the session hears of its end after all other events. Its client may leave once it has.
         self.seat.evict(error);
-        // 4. Memory and credit go back to the daemon, for the next owner too.
+        // Ordering 4: memory and credit go back to the daemon, so that a successor that waits for them finds them.
         self.env.metrics.ended(&self.id);
         if let Some(coordinated) = &mut self.coordinated {
             coordinated.stop_awaiting(&self.env.metrics);
@@ -270,11 +272,12 @@ impl Core {
         self.seat.close();
         self.bases.push_back.wake();
         self.table.discount();
-        // 5. The state goes, unless a successor on this daemon takes it over.
+        // Ordering 5: the state goes, unless a successor on this daemon takes it over.
         if error.reason != Reason::Fenced || !self.kept.has_successor() {
             self.drop_kept();
         }
-        // 6. Workers and the directory are woken, and find that the backend has ended.
+        // Ordering 6: workers and directory are woken. The directory reads the end without the core, so this comes
+        // last.
         self.signals.wake.notify_one();
         self.signals.materialize.notify_one();
         self.signals.ended.send_replace(Some(error.clone()));

@@ -52,6 +52,7 @@ impl CreditPool {
     /// A new account; `None` if the budget cannot guarantee another largest batch now.
     #[must_use]
     pub fn account(&self) -> Option<Account> {
+        // One hold of the lock for look and count: of two backends that open at once, only one gets the last guarantee.
         let mut pool = self.0.lock();
         let guarantees = (pool.accounts + 1).saturating_mul(pool.guaranteed);
         if guarantees.saturating_add(pool.shared_used) > pool.budget {
@@ -75,6 +76,8 @@ impl Pool {
     }
 
     fn wake_starved(&mut self) {
+        // All are woken, not only as many as there is room for. A session that still gets too little enters itself
+        // again.
         for outbox in std::mem::take(&mut self.starved) {
             if let Some(outbox) = outbox.upgrade() {
                 outbox.wake();
@@ -112,11 +115,14 @@ impl Account {
     fn grant_at_least(&mut self, least: u64, wanted: u64, outbox: &Arc<Outbox>) -> u64 {
         let used = self.outstanding + self.held;
         let mut pool = self.pool.0.lock();
+        // The own guarantee is always there. Only the part beyond it is drawn from the shared bytes.
         let own = self.guaranteed.saturating_sub(used);
         let shared = pool.shared_size().saturating_sub(pool.shared_used);
         let room = wanted.min(own.saturating_add(shared));
         let granted = if room < least { 0 } else { room };
         pool.shared_used += (used + granted).saturating_sub(self.guaranteed) - used.saturating_sub(self.guaranteed);
+        // Ordering: the entry is made in the same hold of the lock as the look. A release in between would find nobody
+        // to wake, and this session would wait for ever.
         if granted < wanted && !pool.starved.iter().any(|waiting| std::ptr::eq(waiting.as_ptr(), Arc::as_ptr(outbox))) {
             pool.starved.push(Arc::downgrade(outbox));
         }
@@ -150,6 +156,7 @@ impl Account {
             return;
         }
         self.set_used(0, 0);
+        // The guarantee becomes shared room, so the others are woken even if this account used nothing.
         let mut pool = self.pool.0.lock();
         pool.accounts -= 1;
         pool.wake_starved();
@@ -165,6 +172,7 @@ impl Account {
         let (before, after) = (beyond(self.outstanding + self.held), beyond(outstanding + held));
         (self.outstanding, self.held) = (outstanding, held);
         let mut pool = self.pool.0.lock();
+        // Added first: both are unsigned, and the sum never falls below `before`, which it contains.
         pool.shared_used = pool.shared_used + after - before;
         if after < before {
             pool.wake_starved();

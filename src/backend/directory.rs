@@ -15,7 +15,7 @@ use super::{
     environment::Environment,
     error,
     handle::Backend,
-    open::{self, Opened},
+    open::{self, Opened, Opener},
     words::Description,
     worker::{coordinate::Coordinators, linger::let_linger},
 };
@@ -129,6 +129,7 @@ impl Directory {
     /// # Errors
     /// An [`Error`] whose message advises a change of the request, or another try.
     pub async fn open(&self, spec: OpenSpec, progress: impl FnMut(Progress) + Send) -> Result<Opened, Error> {
+        // The attempt comes first: by it the slot decides which of two openers gives way.
         let spec = admit::numbered(&self.env.claiming(), spec).await?;
         let (opening, predecessor) = match self.begin(&spec)? {
             Found::Running(backend) => {
@@ -139,18 +140,23 @@ impl Directory {
             Found::Proceed(opening, predecessor) => (opening, predecessor),
         };
         let guard = Guard { directory: self, id: &spec.id, number: opening.number };
+        let opener = Opener { env: &self.env, coordinators: &self.coordinators };
+        // An open that wins this race against its cancellation all the same is found out by `finish`, which compares
+        // numbers.
         let opened = tokio::select! {
             biased;
             () = opening.cancel.notified() => {
                 let text = format!("backend `{}`: a newer open took over from this one", spec.id);
                 Err(Error::new(Reason::Fenced, text))
             }
-            opened = open::open((&self.env, &self.coordinators), &spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
+            opened = opener.open(&spec, predecessor, |fenced| self.end_fenced(fenced), progress) => opened,
         }?;
         guard.finish(&opened.backend)?;
         let_linger(&opened.backend.shared, spec.linger.or(self.env.options.linger));
         self.env.metrics.open_backends(self.count());
         let (directory, id, epoch) = (self.clone(), spec.id, opened.backend.epoch());
+        // Ordering: the backend is in its slot before the task begins that forgets it. The other way round, a backend
+        // that ends at once would be forgotten first and put into the slot afterwards, where it would stay for ever.
         let ended = opened.backend.ended();
         self.env.tasks.spawn(async move {
             let why = ended.await;
@@ -161,6 +167,7 @@ impl Directory {
 
     /// Removes an owner that has ended.
     fn forget(&self, id: &BackendId, epoch: Epoch, why: Option<Error>) {
+        // Dropped without the lock: all state goes with the last handle, and others must find their backends meanwhile.
         let gone = {
             let mut inner = self.inner.lock();
             let slot = inner.slots.get_mut(id);
@@ -197,6 +204,8 @@ impl Directory {
     /// # Errors
     /// If `epoch` is not its owner's.
     pub async fn close(&self, id: &BackendId, epoch: Epoch) -> Result<bool, Error> {
+        // Closing is idempotent. A backend that is not here counts as closed, while a backend of another owner is an
+        // error.
         let Ok(backend) = self.get(id, epoch) else {
             let running = self.inner.lock().slots.get(id).is_some_and(|slot| slot.running.is_some());
             return if running { self.get(id, epoch).map(|_| true) } else { Ok(false) };
@@ -253,6 +262,7 @@ impl Directory {
         while self.count() > 0 {
             let now = Instant::now();
             let backends: Vec<Backend> = self.backends().into_iter().filter(Backend::is_left).collect();
+            // By epoch: a backend that was opened again meanwhile has its own patience.
             let key = |backend: &Backend| (backend.id().clone(), backend.epoch().number);
             left.retain(|known, _| backends.iter().any(|backend| key(backend) == *known));
             let mut is_done = |backend: &Backend| now - *left.entry(key(backend)).or_insert(now) >= LEFT_PATIENCE;
@@ -265,6 +275,7 @@ impl Directory {
     pub async fn drained(&self) {
         let mut draining = self.draining.subscribe();
         if draining.wait_for(|draining| *draining).await.is_err() {
+            // The directory has the sender, so this does not happen. If it did, it would be no drain.
             std::future::pending::<()>().await;
         }
     }
@@ -305,15 +316,19 @@ impl Directory {
         for (id, by) in fenced {
             let mut inner = self.inner.lock();
             let Some(slot) = inner.slots.get_mut(id) else { continue };
+            // An owner with a higher epoch has opened after this fence, and goes on.
             let Some(ended) = slot.running.take_if(|running| running.epoch().number < by.number) else { continue };
             inner.tidy(id);
             drop(inner);
+            // Ordering: the lock of the directory is let go before a core is locked, which may wait for a disk.
+            // Otherwise all other backends of the daemon would wait for that disk, too.
             ended.end(&error::fenced_by(id, *by));
         }
     }
 
     /// Decides how an open begins: with the running backend of the same owner, or anew after older owners were ended.
     fn begin(&self, spec: &OpenSpec) -> Result<Found, Error> {
+        // Everything is decided in one hold of the lock: of two openers, the second one sees the mark of the first.
         let mut inner = self.inner.lock();
         if inner.draining {
             return Err(Error::new(Reason::Draining, "this daemon is draining and opens no backends; use another"));
@@ -333,6 +348,8 @@ impl Directory {
             if opening.attempt > spec.attempt {
                 return Err(outdated(&spec.id, spec.attempt, opening.attempt));
             }
+            // Of two opens with the same attempt the newer one stays, since the client of the older one may be gone.
+            // The permit is kept, so an open that does not wait for it yet is cancelled as well.
             opening.cancel.notify_one();
         }
         let opening = Opening { number, attempt: spec.attempt, cancel: Arc::new(Notify::new()) };
@@ -354,6 +371,8 @@ impl Guard<'_> {
         let mut inner = self.directory.inner.lock();
         inner.opened.insert(self.id.job.clone());
         let slot = inner.slots.entry(self.id.clone()).or_default();
+        // Ordering: the slot is settled in one hold of the lock, and the loser ends after it was let go. A caller that
+        // looks meanwhile finds the winner, and nobody waits for the loser's core under this lock.
         let taken_over = slot.opening.as_ref().is_none_or(|opening| opening.number != self.number);
         let loser = if taken_over { Some(backend.clone()) } else { slot.running.replace(backend.clone()) };
         drop(inner);
@@ -368,6 +387,7 @@ impl Drop for Guard<'_> {
     fn drop(&mut self) {
         let mut inner = self.directory.inner.lock();
         let Some(slot) = inner.slots.get_mut(self.id) else { return };
+        // A newer open may have put its own mark there, which stays.
         if slot.opening.as_ref().is_some_and(|opening| opening.number == self.number) {
             slot.opening = None;
         }

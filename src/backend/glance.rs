@@ -94,6 +94,7 @@ fn glance(core: &Core) -> Glance {
 }
 
 fn phase(core: &Core) -> Phase {
+    // The most serious phase counts: a backend that closes, for example, may still have a session.
     match &core.condition {
         Condition::Ended(_) => Phase::Ended,
         Condition::Failsafe(_) => Phase::Failsafe,

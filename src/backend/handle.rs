@@ -106,6 +106,8 @@ impl Backend {
     ) -> Result<(BatchResult, Acknowledgement), Error> {
         let outbox = Arc::new(Outbox::default());
         loop {
+            // The lane is held over all slices of the batch: no other batch comes between its leading reads and the
+            // rest.
             let turn = self.shared.batches.enter().await;
             let mut ahead = Ahead::default();
             while self.read_ahead(epoch, number, operations, &mut ahead)? {
@@ -116,6 +118,8 @@ impl Backend {
                 core.check_owner(epoch)?;
                 let writes = core.table.writes(operations);
                 let cost = if writes { bytes } else { 0 };
+                // Ordering: the number is judged before credit is asked for. A repetition changes nothing, so it is
+                // answered even if there is no credit.
                 match core.seat.admit_call(number, writes)? {
                     Admission::Next => {}
                     Admission::Repeated => {
@@ -136,11 +140,14 @@ impl Backend {
                     let acknowledgement = core.acknowledgement();
                     return applied.map(|(result, _)| (result, acknowledgement));
                 } else {
+                    // Only durable changes free credit, so the held ones are uploaded at once. The refused grant has
+                    // entered the outbox among those that a release wakes.
                     core.roll_over(true);
                 }
             }
             // A batch that waits for credit lets others go first.
             drop(turn);
+            // A wake-up between the look and this wait is kept by the outbox. Then everything is judged anew.
             outbox.changed().await;
         }
     }
@@ -155,10 +162,11 @@ impl Backend {
     ) -> Result<bool, Error> {
         let mut core = self.shared.core();
         core.check_owner(epoch)?;
+        // A batch out of order is not read ahead: it is a repetition, or an error.
         if core.table.writes(operations) || number.is_some_and(|number| number != core.seat.next_batch()) {
             return Ok(false);
         }
-        apply::read_ahead(&mut core, operations, (ahead, number.is_none()))
+        apply::read_ahead(&mut core, operations, ahead, number.is_none())
     }
 
     /// Materializes now; returns when it is done. A checkpoint that is triggered after that builds on it. Cancel-safe:
@@ -175,6 +183,8 @@ impl Backend {
             check_logged(&core, "materialize")?;
             core.waiters.materialize(reply);
         }
+        // Ordering: the caller waits among the others before the worker is woken. The worker would find nobody who asks
+        // otherwise, and go back to sleep.
         self.shared.signals.materialize.notify_one();
         let gone = || Error::new(Reason::BackendClosed, format!("backend `{}` was closed", self.id()));
         answer.await.map_err(|_| gone())?
@@ -210,6 +220,8 @@ impl Backend {
         cut: impl FnOnce(&mut Core, CheckpointReply) -> Result<(), Error>,
     ) -> Result<oneshot::Receiver<Result<CompletedCheckpoint, Error>>, Error> {
         let (reply, answer) = oneshot::channel();
+        // Ordering: the flush comes before the cut, and without the core. The cut then links files, and batches wait
+        // only for that.
         self.flush();
         {
             let mut core = self.shared.core();
@@ -260,6 +272,8 @@ impl Backend {
             if !core.owner.pin(target) {
                 return Err(not_found(&self.id, target));
             }
+            // A manifest that is under way does not have the pin. So this waits for the next one to begin and to become
+            // durable.
             core.waiters.publish(reply);
         }
         self.shared.wake();
@@ -294,10 +308,13 @@ impl Backend {
             if core.has_ended() {
                 return Ok(());
             }
+            // Ordering: the next manifest is marked as the last one before a manifest is asked for. So there is one
+            // even if nothing has changed, and none begins after it.
             core.owner.close();
             core.waiters.publish(reply);
         }
         self.shared.wake();
+        // Without its last manifest the owner ends as in a crash: its successor reads the one before.
         if tokio::time::timeout(CLOSE_TIMEOUT, answer).await.is_err() {
             tracing::warn!(backend = %self.id, "closed without its last manifest: the store did not answer");
         }
@@ -324,6 +341,7 @@ pub(super) struct Succeeded(Backend);
 impl Drop for Succeeded {
     fn drop(&mut self) {
         let mut core = self.0.shared.core();
+        // The state of an owner that has ended is of use only to a successor on this daemon. Nobody else reads it.
         if !core.kept.end_successor() && core.has_ended() {
             core.drop_kept();
         }
@@ -349,6 +367,7 @@ pub(super) fn persist(core: &mut Core, waiter: PersistWaiter) -> Result<(), Erro
     check_logged(core, "persist")?;
     core.roll_over(false);
     core.waiters.persist(core.owner.writer().next(), waiter);
+    // If everything was durable before, no upload comes back to answer this waiter.
     core.on_persisted();
     Ok(())
 }

@@ -51,6 +51,8 @@ impl Idle {
             Some((lingers.idle_since(frees)?, lingers))
         };
         let longest = watched.iter().filter_map(since).min_by_key(|(since, _)| *since);
+        // Ordering: the list is let go before a backend ends. Ending locks its core, and the holder of the list never
+        // waits for one.
         drop(watched);
         longest.is_some_and(|(_, lingers)| lingers.end_idle(why))
     }

@@ -36,6 +36,7 @@ impl Directory {
         let retry = Retry::until(Instant::now() + env.options.open_timeout);
         let heads = job::read_heads(&env.store, job, retry).await?;
         let record = job::newest(&env.store, job, retry).await.map_err(job_error)?;
+        // Only a declared job has reports, and listing them is a request of its own.
         let reported = match record.as_ref().filter(|record| record.declared.is_some()) {
             Some(record) => {
                 let reports = job::reported(&env.store, job, record.attempt, retry).await.map_err(job_error)?;

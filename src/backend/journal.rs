@@ -91,6 +91,7 @@ impl Journal {
             let mishap = Mishap { at: outcome.at, backend: backend.clone(), text: short(why) };
             push(&mut pages.errors, mishap, ERRORS);
         }
+        // Cut before it is kept: the text of an error may repeat bytes of a peer, of any length.
         let result = outcome.result.map_err(|why| short(&why));
         push(pages.outcomes.entry(backend.clone()).or_default(), Outcome { result, ..outcome }, OUTCOMES);
     }

@@ -18,6 +18,7 @@ impl Default for Lane {
 impl Lane {
     /// Waits for its turn; if the lane is free, it does not wait. Cancel-safe: if dropped, the caller leaves the queue.
     pub(super) async fn enter(&self) -> Turn<'_> {
+        // This overtakes nobody: while callers wait, a permit that is given back goes to the first of them directly.
         match self.0.try_acquire() {
             Ok(turn) => turn,
             Err(_taken) => self.0.acquire().await.expect("a lane is never closed"),

@@ -38,6 +38,8 @@ impl Lingering {
 
     /// How long it may be without session; if for ever, its watcher leaves.
     pub(super) fn watched(&mut self) -> Option<Duration> {
+        // Noted in the same hold of the lock in which the watcher decides to leave. A linger that is set after that
+        // begins another watcher.
         self.is_watched = self.linger.is_some();
         self.linger
     }

@@ -9,6 +9,7 @@ use crate::{
 
 /// Carries out a notice. Idempotent.
 pub(super) fn carry_out(core: &mut Core, kind: NoticeKind, target: NoticeTarget) -> NoticeOutcome {
+    // A checkpoint in flight is not reported to its job yet, so its notices are for the owner even in a declared job.
     if core.owner.is_failed_by(kind, target) {
         let text = format!("backend `{}`: checkpoint {} was aborted by notice", core.id, target.id);
         core.fail_checkpoint(target.id, Error::new(Reason::CheckpointAborted, text));
@@ -19,6 +20,8 @@ pub(super) fn carry_out(core: &mut Core, kind: NoticeKind, target: NoticeTarget)
         return NoticeOutcome::Coordinated;
     }
     let outcome = core.owner.notice(kind, target);
+    // Ordering: first the mark of the completed checkpoint becomes the newest one, then older marks go. The other way
+    // round, the mark before it would keep its records until the next notice.
     if kind == NoticeKind::Complete {
         core.table.mark_completed(&core.owner, target, outcome);
     }

@@ -97,72 +97,131 @@ pub struct Opened {
     pub coordinated: bool,
 }
 
-/// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced.
-/// `on_fenced` is told the other chains whose owners were fenced, and the epochs that fenced them. Cancel-safe, except
-/// that older owners may be fenced by then.
-///
-/// # Errors
-/// An [`Error`] whose message advises a change of the request, or another try.
-pub(super) async fn open(
-    (env, coordinators): (&Environment, &Coordinators),
-    spec: &OpenSpec,
-    predecessor: Option<Backend>,
-    on_fenced: impl Fn(&[(BackendId, Epoch)]),
-    mut progress: impl FnMut(Progress) + Send,
-) -> Result<Opened, Error> {
-    let started = Instant::now();
-    let retry = Retry::until(started + env.options.open_timeout);
-    let claiming = env.claiming();
-    let (admitted, head) =
-        future::join(admit::admit(&claiming, spec, retry), chain::read_head(&env.store, &spec.id, retry)).await;
-    let admitted = admitted?;
-    let mut known = Known::new(head?, admitted.seen.clone());
-    let spec = &admitted.spec;
-    let reserve = || reserve(env, &spec.id);
-    let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
-    let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
-    loop {
-        // Boxed, because the future is large and would make every future around it large.
-        let mut claim = Box::pin(claim::claim(&claiming, &admitted, &mut known, retry)).await?;
-        let predecessor = predecessor.take();
-        if let Some((_, predecessor)) = &predecessor {
-            predecessor.end(&error::fenced_by(&spec.id, claim.manifest.owner().epoch));
-        }
-        on_fenced(&claim.fenced);
-        if account.is_none() {
-            account = Some(reserve()?);
-        }
-        let pins = std::mem::take(&mut claim.pins);
-        let still = std::mem::replace(&mut claim.still, Ok(()));
-        let owner = predecessor.as_ref().map(|(_, owner)| owner);
-        let begun = Box::pin(async {
-            still?;
-            let loaded = match load(env, &claim, owner, &mut progress).await {
-                Ok(loaded) => loaded,
-                Err(LoadError::Refused(error)) => return Err(error),
-                Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
-                    damage::weigh(&claiming, spec, &claim, (checkpoint, &fault)).await?;
-                    return Ok(None);
-                }
-                Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
-            };
-            env.metrics.restored(Restores {
-                replayed: !loaded.parts.is_empty(),
-                warm: loaded.warm,
-                duration: started.elapsed(),
-                progress: loaded.restored.progress,
-            });
-            let account = account.take().expect("it was reserved before anything was read");
-            let no_claim = spec.is_no_claim(&claiming) && !loaded.parts.is_empty();
-            let opened = begin((env, coordinators), &admitted, Assembly { claim, loaded, account, no_claim })?;
-            if no_claim {
-                sustain::materialized((&opened.backend, opened.shape.changelog)).await?;
+/// Opens the backends of one daemon.
+pub(super) struct Opener<'a> {
+    /// The environment that these backends share.
+    pub(super) env: &'a Environment,
+    /// The coordinators that the backends of declared jobs join.
+    pub(super) coordinators: &'a Coordinators,
+}
+
+impl Opener<'_> {
+    /// Opens the backend of `spec`. `predecessor` is an older owner of it on this daemon, which ends once it is fenced.
+    /// `on_fenced` is told the other chains whose owners were fenced, and the epochs that fenced them. Cancel-safe,
+    /// except that older owners may be fenced by then.
+    ///
+    /// # Errors
+    /// An [`Error`] whose message advises a change of the request, or another try.
+    pub(super) async fn open(
+        &self,
+        spec: &OpenSpec,
+        predecessor: Option<Backend>,
+        on_fenced: impl Fn(&[(BackendId, Epoch)]),
+        mut progress: impl FnMut(Progress) + Send,
+    ) -> Result<Opened, Error> {
+        let env = self.env;
+        let started = Instant::now();
+        let retry = Retry::until(started + env.options.open_timeout);
+        let claiming = env.claiming();
+        // Neither read needs the other, so an open waits for one round trip instead of two.
+        let (admitted, head) =
+            future::join(admit::admit(&claiming, spec, retry), chain::read_head(&env.store, &spec.id, retry)).await;
+        let admitted = admitted?;
+        let mut known = Known::new(head?, admitted.seen.clone());
+        let spec = &admitted.spec;
+        let reserve = || reserve(env, &spec.id);
+        // Ordering 1: before anybody is fenced. From here on the older owner keeps its state when it ends as fenced,
+        // which a warm restart needs. Without an older owner, credit is reserved now: a daemon without memory refuses
+        // the open, and no owner elsewhere is disturbed. With one, its credit comes free only when it ends.
+        let mut predecessor = predecessor.map(|predecessor| (predecessor.succeeded(), predecessor));
+        let mut account = if predecessor.is_none() { Some(reserve()?) } else { None };
+        loop {
+            // Boxed, because the future is large and would make every future around it large.
+            let mut claim = Box::pin(claim::claim(&claiming, &admitted, &mut known, retry)).await?;
+            let predecessor = predecessor.take();
+            // Ordering 2: the manifest of the new epoch is durable, so every further manifest of the older owner is
+            // refused. That owner ends before its state is looked at, and before anybody else serves calls of this
+            // backend.
+            if let Some((_, predecessor)) = &predecessor {
+                predecessor.end(&error::fenced_by(&spec.id, claim.manifest.owner().epoch));
             }
-            Ok(Some(opened))
-        });
-        if let Some(opened) = clone::holding(&claiming, &spec.id, pins, begun).await? {
-            return Ok(opened);
+            on_fenced(&claim.fenced);
+            // Ordering 3: the older owner has given its credit back. Another open may have taken it in between; then
+            // idle backends end.
+            if account.is_none() {
+                account = Some(reserve()?);
+            }
+            let pins = std::mem::take(&mut claim.pins);
+            let still = std::mem::replace(&mut claim.still, Ok(()));
+            let owner = predecessor.as_ref().map(|(_, owner)| owner);
+            let begun = Box::pin(async {
+                // Ordering 4: the second look at the job, before anything is read or served. An opener that may not
+                // begin any more leaves its manifest as a fence, and has let go of nothing. This runs under the pins,
+                // so that they are released in either case.
+                still?;
+                let loaded = match load(env, &claim, owner, &mut progress).await {
+                    Ok(loaded) => loaded,
+                    Err(LoadError::Refused(error)) => return Err(error),
+                    Err(LoadError::Restore(RestoreError::Damaged { checkpoint, fault })) => {
+                        damage::weigh(&claiming, spec, &claim, checkpoint, &fault).await?;
+                        // The damage is recorded in the job's chain by now, so the next turn of the loop chooses
+                        // another checkpoint.
+                        return Ok(None);
+                    }
+                    Err(LoadError::Restore(error)) => return Err(restore_error(&spec.id, error)),
+                };
+                env.metrics.restored(Restores {
+                    replayed: !loaded.parts.is_empty(),
+                    warm: loaded.warm,
+                    duration: started.elapsed(),
+                    progress: loaded.restored.progress,
+                });
+                let account = account.take().expect("it was reserved before anything was read");
+                let no_claim = spec.is_no_claim(&claiming) && !loaded.parts.is_empty();
+                let opened = self.begin(&admitted, Assembly { claim, loaded, account, no_claim })?;
+                if no_claim {
+                    // Ordering 5: the pins are held until all state is in a materialization of this backend's own.
+                    // Otherwise a sweep could delete objects that its checkpoints still need.
+                    sustain::materialized(&opened.backend, opened.shape.changelog).await?;
+                }
+                Ok(Some(opened))
+            });
+            if let Some(opened) = clone::holding(&claiming, &spec.id, pins, begun).await? {
+                return Ok(opened);
+            }
         }
+    }
+
+    /// Begins with the loaded state, and serves.
+    fn begin(&self, admitted: &Admitted, assembly: Assembly) -> Result<Opened, Error> {
+        let Self { env, coordinators } = *self;
+        let Loaded { shares, warm, not_warm, restored, .. } = &assembly.loaded;
+        let (shares, warm, not_warm, restored) = (shares.clone(), warm.is_some(), not_warm.clone(), restored.progress);
+        let shared = Shared::new(|shared| assemble(env, &admitted.spec, assembly, shared));
+        {
+            // Ordering 1: commits that the owner before had no time to note, and operator state of the beginning. No
+            // call is served yet, so both are part of every cut of this epoch.
+            let mut core = shared.core();
+            coordinate::begin(&mut core, admitted.declared.as_deref());
+            apply::begin_with(&mut core, &shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
+        }
+        // Ordering 2: the workers begin after that, so their first manifest has both.
+        serve(env, &shared);
+        if admitted.declared.is_some() {
+            coordinators.join(env, &shared);
+        }
+        let opened = Opened { reconnected: false, restored, warm, not_warm, ..describe(&Backend::new(shared)) };
+        tracing::info!(
+            backend = %opened.backend.id(),
+            epoch = opened.backend.epoch().number,
+            attempt = opened.backend.attempt(),
+            checkpoint = opened.checkpoint.map(|c| c.id),
+            parts = opened.parts.len(),
+            changes = restored.changes,
+            bytes = restored.bytes_done,
+            "backend opened"
+        );
+        Ok(opened)
     }
 }
 
@@ -178,39 +237,6 @@ fn reserve(env: &Environment, id: &BackendId) -> Result<Account, Error> {
             return Err(change_memory(id));
         }
     }
-}
-
-/// Begins with the loaded state, and serves.
-fn begin(
-    (env, coordinators): (&Environment, &Coordinators),
-    admitted: &Admitted,
-    assembly: Assembly,
-) -> Result<Opened, Error> {
-    let Loaded { shares, warm, not_warm, restored, .. } = &assembly.loaded;
-    let (shares, warm, not_warm, restored) = (shares.clone(), warm.is_some(), not_warm.clone(), restored.progress);
-    let shared = Shared::new(|shared| assemble(env, &admitted.spec, assembly, shared));
-    {
-        // Order: commits and operator state of the beginning first, then calls are served.
-        let mut core = shared.core();
-        coordinate::begin(&mut core, admitted.declared.as_deref());
-        apply::begin_with(&mut core, &shares).map_err(|fault| Error::new(Reason::Internal, fault))?;
-    }
-    serve(env, &shared);
-    if admitted.declared.is_some() {
-        coordinators.join(env, &shared);
-    }
-    let opened = Opened { reconnected: false, restored, warm, not_warm, ..describe(&Backend::new(shared)) };
-    tracing::info!(
-        backend = %opened.backend.id(),
-        epoch = opened.backend.epoch().number,
-        attempt = opened.backend.attempt(),
-        checkpoint = opened.checkpoint.map(|c| c.id),
-        parts = opened.parts.len(),
-        changes = restored.changes,
-        bytes = restored.bytes_done,
-        "backend opened"
-    );
-    Ok(opened)
 }
 
 /// Starts the background work of an owner.

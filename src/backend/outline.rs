@@ -27,6 +27,7 @@ impl Backend {
             let core = self.shared.core();
             (outline(&core), core.table.counting())
         };
+        // Counted without the core: the writer goes on, and the counts may be of a later moment than the rest.
         let until = Instant::now() + COUNTING_TIME;
         // A fault of the local store leads to failsafe elsewhere; here the counts are only unknown.
         let counts = tasks::blocking(|| counting(&mut || Instant::now() < until)).unwrap_or_default();

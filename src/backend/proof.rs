@@ -154,11 +154,13 @@ impl Prover {
             Err(error) if is_verdict(&error) => (Progress::default(), Some(error.message)),
             Err(error) => {
                 tracing::info!(backend = %id, checkpoint = checkpoint.id, %error, "a checkpoint was not verified");
+                // No verdict, so the checkpoint of the last verdict stays, and this one is tried again soon.
                 let before = self.tried.get(&id).and_then(|(tried, _)| *tried);
                 self.tried.insert(id, (before, Instant::now() + AGAIN.min(self.interval)));
                 return;
             }
         };
+        // Counted from the beginning, so that long proofs come as often as short ones.
         self.tried.insert(id.clone(), (Some(checkpoint), began + self.interval));
         self.note(&id, &Proof { id: checkpoint.id, at, took, bytes: read.bytes_done, fault });
     }
@@ -187,6 +189,7 @@ impl Backend {
     /// The newest retained checkpoint of this owner; `None` if there is none, or while others use the backend.
     fn newest_checkpoint(&self) -> Option<CheckpointIdentity> {
         let core = self.shared.try_core()?;
+        // A checkpoint of an older owner was that owner's to prove. A held one may go as soon as its hold ends.
         let newest = core.owner.ledger().retained().last()?.identity;
         (newest.epoch == self.epoch().number && !core.holds.has(newest.id)).then_some(newest)
     }

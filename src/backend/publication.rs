@@ -32,10 +32,14 @@ pub(super) fn next_publication(core: &mut Core, now: Instant) -> Option<Publicat
         return None;
     }
     core.owner.note_notices(now.into_std());
+    // Ordering 1: the numbers of segments and files are read before the manifest begins. A segment that finishes after
+    // that has a number that this manifest does not rule out, so the next one may name it.
     let outside = outside(core);
     if !core.owner.is_due(now.into_std(), outside, core.waiters.want_manifest()) {
         return None;
     }
+    // Ordering 2: the callers so far join this manifest in the same hold of the lock in which its contents are taken. A
+    // caller that comes later may have made a change that is not in it, and waits for the next one.
     core.waiters.publishing();
     let states = core.table.states().registrations().map(|(id, registration)| (id, registration.clone()));
     let random = core.env.random.clone();
@@ -68,7 +72,8 @@ pub(super) fn next_pages(core: &mut Core) -> Vec<NewPage> {
 pub(super) fn published(core: &mut Core, crc: u32) {
     let Published { checkpoints, released_bytes } = core.owner.published(crc, Instant::now().into_std());
     core.release_memory(released_bytes);
-    // Order: 1. reports and answers, now that the manifest is durable.
+    // Ordering 1: reports and answers only now. A caller that heard of a checkpoint before its manifest is durable
+    // could restore it after a crash, and find nothing.
     for record in checkpoints {
         if let Some(coordinated) = &mut core.coordinated {
             coordinated.owe_report(&mut core.owner, &record);
@@ -87,7 +92,8 @@ pub(super) fn published(core: &mut Core, crc: u32) {
         core.env.metrics.published(&core.id, retained.len(), full_bytes);
     }
     core.waiters.published();
-    // 2. Acknowledgements last: the batches of an inlined tail are persisted by this manifest.
+    // Ordering 2: acknowledgements after the answers. The batches of an inlined tail are persisted by this manifest,
+    // and no upload comes back to tell so.
     if released_bytes > 0 {
         core.on_persisted();
     }

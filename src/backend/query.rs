@@ -121,6 +121,8 @@ impl Query {
         operations: &[Operation<'a>],
     ) -> Result<Option<Vec<Operation<'a>>>, Error> {
         if backend.epoch() != self.owner {
+            // Another owner may have given the ids to other states. The reader's ids are translated by name from now
+            // on.
             (self.names, self.owner) = (Some(BTreeMap::new()), backend.epoch());
         }
         let Some(names) = &mut self.names else { return Ok(None) };
@@ -177,6 +179,7 @@ impl<'a> Reading<'a> {
     fn step(&mut self) -> Result<bool, Error> {
         let mut core = self.backend.shared.core();
         check_running(&core)?;
+        // Nothing was read yet, so the answers begin at this moment, and not at that of the request.
         if self.reads.is_new() {
             self.applied_to = core.seat.next_batch();
         }
@@ -200,6 +203,8 @@ impl Drop for Reading<'_> {
     fn drop(&mut self) {
         if let Some((_, mark)) = self.reads.mark() {
             let mut core = self.backend.shared.core();
+            // Ordering: the reader is gone before marks are looked through, or else its own mark would stay until the
+            // next change.
             core.table.end_reading(mark);
             core.retain_marks();
         }

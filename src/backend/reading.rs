@@ -65,7 +65,8 @@ impl Session {
     pub fn readable_barrier(&mut self, request: BarrierRequest) -> Result<(), Refusal> {
         let id = request.id;
         let reply = CheckpointReply::Session(self.number());
-        let taken = self.take_barrier(request, |core, request| take_held(core, (request, reply), Hold::Readable(0)))?;
+        let taken = self.take_barrier(request, |core, request| take_held(core, request, reply, Hold::Readable(0)))?;
+        // A barrier that was sent again cuts nothing, and its checkpoint has its timer already.
         if taken.is_some() {
             forget_unread(self.backend(), id);
         }
@@ -85,7 +86,7 @@ impl Backend {
         request: BarrierRequest,
     ) -> Result<CompletedCheckpoint, Error> {
         let id = request.id;
-        let answer = self.call_barrier(epoch, |core, reply| take_held(core, (request, reply), Hold::Readable(0)))?;
+        let answer = self.call_barrier(epoch, |core, reply| take_held(core, request, reply, Hold::Readable(0)))?;
         forget_unread(self, id);
         answer.await.map_err(|_| closed(self.id()))?
     }
@@ -96,6 +97,7 @@ fn forget_unread(backend: &Backend, id: CheckpointId) {
     let shared = Arc::downgrade(&backend.shared);
     let tasks = backend.shared.core().env.tasks.clone();
     tasks.spawn(async move {
+        // Only a weak reference is kept meanwhile, so that a backend that ends frees its memory.
         sleep(UNREAD).await;
         let Some(shared) = shared.upgrade() else { return };
         let mut core = shared.core();
@@ -138,7 +140,11 @@ impl Directory {
         let (directory, tasks) = (self.clone(), self.environment().tasks.clone());
         tasks.clone().spawn(async move {
             let running = directory.running(&handle.backend).ok();
+            // Only the owner that made the checkpoint holds it. Under any other owner it is read like those that stay
+            // anyway.
             let is_own = |backend: &Backend| backend.epoch().number == handle.checkpoint.epoch;
+            // Ordering: the reader counts before it waits for its turn. The checkpoint could be let loose as unread
+            // meanwhile.
             let counted = running.filter(is_own).map(|backend| Counted::begin(&backend, handle.checkpoint.id));
             let (env, failed) = (directory.environment().clone(), sender.clone());
             let permit = tokio::select! {
@@ -148,6 +154,7 @@ impl Directory {
             };
             let id = handle.backend.clone();
             let read = tasks.aside("reading a checkpoint", move || async move {
+                // The permit is part of the work, which goes on even if the task around it ends: so does its memory.
                 let _permit = permit;
                 read(&env, handle, &wanted, &sender).await
             });
@@ -157,6 +164,7 @@ impl Directory {
                 Ok(()) => tracing::debug!(backend = %id, "a checkpoint was read"),
                 Err(error) => {
                     tracing::info!(backend = %id, %error, "reading a checkpoint");
+                    // If nobody receives any more, nobody asks for the reason.
                     let _ = failed.send(Err(error)).await;
                 }
             }
@@ -173,6 +181,7 @@ async fn read(
 ) -> Result<(), Error> {
     let (options, backend) = (reader_options(env, &env.store), handle.backend.clone());
     let source = PartSource { backend: handle.backend, checkpoint: handle.checkpoint, lease_ms: lease_ms(env) };
+    // A page that nobody takes ends the reading, because the memory for reading is one for all.
     let send = async |message: Message| matches!(timeout(TAKEN_WITHIN, sender.send(Ok(message))).await, Ok(Ok(())));
     let done = source
         .read(&options, async |manifest, record| pages::read((manifest, record), (&options, wanted), send).await)

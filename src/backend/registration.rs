@@ -52,6 +52,8 @@ impl Backend {
                 core.check_owner(epoch)?;
                 register(&mut core, wanted, changes)?
             };
+            // After the moves the same plan is made again. It finds the old data empty, takes it out of force, and
+            // demands no more moves.
             if plan.moves.is_empty() {
                 return Ok(registered);
             }
@@ -69,10 +71,11 @@ impl Backend {
         tracing::info!(backend = %self.id(), from = of.from.0, to = of.to.0, rewrite = ?of.rewrite, "moving entries");
         loop {
             let next = {
+                // The lane keeps this from coming between the slices of a batch, whose reads see one moment.
                 let _turn = self.shared.batches.enter().await;
                 let mut core = self.shared.core();
                 core.check_owner(epoch)?;
-                move_next(&mut core, of, (&mut cursor, &outbox))?
+                move_next(&mut core, of, &mut cursor, &outbox)?
             };
             match next {
                 Next::Done => return Ok(()),
@@ -108,12 +111,15 @@ fn register(
     changes: &[SchemaChange],
 ) -> Result<(Plan, Vec<RegisteredState>), Error> {
     let writable = core.check_writable();
-    core.table.register((wanted, changes), writable)
+    core.table.register(wanted, changes, writable)
 }
 
 /// Moves one batch, or returns the condition to wait for first.
-fn move_next(core: &mut Core, of: Move, (cursor, outbox): (&mut Cursor, &Arc<Outbox>)) -> Result<Next, Error> {
+fn move_next(core: &mut Core, of: Move, cursor: &mut Cursor, outbox: &Arc<Outbox>) -> Result<Next, Error> {
     core.check_writable()?;
+    // Ordering: every reason to wait or to refuse comes before the move. The bytes of a move are held whether or not
+    // there is credit for them, so nothing else bounds them.
+    // Only stamps make entries longer. All other moves remove as much as they add.
     if of.rewrite == Rewrite::Stamp {
         core.table.check_state_memory()?;
     }
@@ -139,6 +145,7 @@ fn move_batch(core: &mut Core, of: Move, cursor: &mut Cursor) -> Result<(), Erro
     core.table.pass_time();
     let moved = core.logged(|table, log| table.move_entries(of, cursor, log));
     let ((), appended) = moved.map_err(|fault| core.fail_safe(fault))?;
+    // Held without credit, and released like other changes when they are durable.
     core.seat.hold(appended);
     core.env.metrics.batch_applied(0, appended);
     core.table.count_bytes();

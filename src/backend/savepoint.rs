@@ -49,7 +49,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a request to the store is made before a look fails.
 const ATTEMPTS: u32 = 8;
 
-type Answer = oneshot::Receiver<Result<CompletedCheckpoint, Error>>;
+/// A barrier that was taken, of whose checkpoint a savepoint is to be made.
+struct TakenBarrier {
+    /// The id of its checkpoint.
+    id: CheckpointId,
+    /// Gets the checkpoint once it is durable, or why it failed.
+    answer: oneshot::Receiver<Result<CompletedCheckpoint, Error>>,
+    /// When the savepoint must be there.
+    deadline: Instant,
+}
 
 impl Session {
     /// Takes a barrier that makes the savepoint `name` of the whole job; its outcome arrives in the outbox.
@@ -64,14 +72,15 @@ impl Session {
     ) -> Result<(), Refusal> {
         let (id, deadline) = (request.id, deadline(&request, directory));
         let (reply, answer) = oneshot::channel();
-        let begin =
-            |core: &mut Core, request| take_held(core, (request, CheckpointReply::Call(reply)), Hold::Savepoint);
+        let begin = |core: &mut Core, request| take_held(core, request, CheckpointReply::Call(reply), Hold::Savepoint);
+        // A barrier that was sent again is answered by the task that its first sending began.
         if self.take_barrier(request, begin)?.is_none() {
             return Ok(());
         }
         let (directory, backend) = (directory.clone(), self.backend().clone());
+        let barrier = TakenBarrier { id, answer, deadline };
         directory.environment().tasks.clone().spawn(async move {
-            let made = directory.make_savepoint(&backend, (id, answer), name, deadline).await;
+            let made = directory.make_savepoint(&backend, barrier, name).await;
             let event = match made {
                 Ok(made) => SessionEvent::SavepointMade(Box::new(made)),
                 Err(error) => SessionEvent::CheckpointFailed { id, error },
@@ -95,24 +104,25 @@ impl Directory {
         name: Name,
     ) -> Result<SavepointMade, Error> {
         let (id, deadline) = (request.id, deadline(&request, self));
-        let answer = backend.call_barrier(epoch, |core, reply| take_held(core, (request, reply), Hold::Savepoint))?;
+        let answer = backend.call_barrier(epoch, |core, reply| take_held(core, request, reply, Hold::Savepoint))?;
         let (directory, backend, tasks) = (self.clone(), backend.clone(), self.environment().tasks.clone());
         let (reply, made) = oneshot::channel();
         let gone = closed(backend.id());
+        let barrier = TakenBarrier { id, answer, deadline };
         tasks.spawn(async move {
-            let _ = reply.send(directory.make_savepoint(&backend, (id, answer), name, deadline).await);
+            let _ = reply.send(directory.make_savepoint(&backend, barrier, name).await);
         });
         made.await.map_err(|_| gone)?
     }
 
-    /// Makes a savepoint once the checkpoint of its barrier is there, and lets that go.
+    /// Makes a savepoint once the checkpoint of `barrier` is there, and lets that go.
     async fn make_savepoint(
         &self,
         backend: &Backend,
-        (id, answer): (CheckpointId, Answer),
+        barrier: TakenBarrier,
         name: Name,
-        deadline: Instant,
     ) -> Result<SavepointMade, Error> {
+        let TakenBarrier { id, answer, deadline } = barrier;
         let savepoint = SavepointId { job: backend.id().job.clone(), name };
         let made = async {
             let checkpoint = answer.await.map_err(|_| closed(backend.id()))??;
@@ -131,6 +141,7 @@ impl Directory {
             Ok(made) => tracing::info!(backend = %backend.id(), savepoint = %made.id.folder(), "a savepoint was made"),
             Err(error) => tracing::warn!(backend = %backend.id(), %error, "a savepoint was not made"),
         }
+        // Whether or not there is a savepoint now: nobody else would end the hold before the owner ends.
         notice::let_loose(&mut backend.shared.core(), id);
         backend.shared.wake();
         made
@@ -147,6 +158,7 @@ impl Directory {
         let (env, retry) = (self.environment(), Retry::forever().at_most(ATTEMPTS));
         let mut pause = FIRST_PAUSE;
         loop {
+            // The whole look is under the deadline, the export included, since the caller waits for that, too.
             let looked = async {
                 if self.is_maker(backend, checkpoint.identity.id, retry).await? {
                     return self.export(backend, checkpoint.identity.id, savepoint).await.map(Some);
@@ -176,6 +188,7 @@ impl Directory {
 
     /// Whether every subtask of the job has its part of checkpoint `id`, and `backend` is to export it.
     async fn is_maker(&self, backend: &Backend, id: CheckpointId, retry: Retry) -> Result<bool, Error> {
+        // One subtask of each operator asks, and only the first operator's makes it: others would write the same files.
         if backend.id().subtask != 0 {
             return Ok(false);
         }

@@ -92,7 +92,7 @@ pub(super) struct Seat {
 
 impl Seat {
     /// The empty seat of an owner, whose first batch has number 0. The largest batch costs `largest`.
-    pub(super) fn new(id: &BackendId, metrics: &BackendMetrics, (account, largest): (Account, u64)) -> Self {
+    pub(super) fn new(id: &BackendId, metrics: &BackendMetrics, account: Account, largest: u64) -> Self {
         Self {
             id: id.clone(),
             metrics: metrics.clone(),
@@ -142,11 +142,14 @@ impl Seat {
                 Reason::SessionReplaced,
                 format!("backend `{}`: a newer session of the same owner was started; this one is over", self.id),
             );
+            // Ordering: events that the old session did not take are kept before it is told of its end, since keeping
+            // empties its outbox.
             self.keep_owed(&old.outbox);
             old.outbox.push(SessionEvent::Ended(error));
             self.metrics.session_ended();
         }
         self.metrics.session_started();
+        // The new session counts its credit from zero. Credit of the old one cannot be spent any more.
         self.account.revoke();
         self.sessions += 1;
         for event in std::mem::take(&mut self.undelivered) {
@@ -222,6 +225,8 @@ impl Seat {
     /// # Errors
     /// If the session is halted or the batch is out of order; its cost is spent. Or if there is less credit.
     pub(super) fn admit(&mut self, number: u64, cost: u64) -> Result<Admission, Refusal> {
+        // Credit comes first: a client that sends more than it may is at fault itself, however good the batch is. Its
+        // session is over, and nothing is spent.
         if cost > self.account.outstanding() {
             let text = format!(
                 "batch {number} of {cost} bytes exceeds the {} bytes of credit that are left; wait for acknowledgements",
@@ -229,6 +234,8 @@ impl Seat {
             );
             return Err(Refusal::Over(Error::new(Reason::CreditExceeded, text)));
         }
+        // Every refused or repeated batch is paid for all the same. The client has subtracted its cost, and both sides
+        // must agree on the credit that is left.
         if let Some(refusal) = self.halted() {
             self.account.spend(cost, 0);
             return Err(refusal);
@@ -253,6 +260,7 @@ impl Seat {
             Some((_, Order::Repeated)) => Ok(Admission::Repeated),
             Some((number, Order::Gap)) => Err(self.out_of_order(number)),
             None if !writes => Ok(Admission::Reads),
+            // It would take the number that the session uses next, and halt it.
             None if self.is_taken() => Err(self.beside_session()),
             None => Ok(Admission::Next),
         }
@@ -277,6 +285,7 @@ impl Seat {
 
     /// Refuses batch `number`, which could not be decoded, in the way in which [`admit`](Self::admit) does.
     pub(super) fn reject(&mut self, number: u64, cost: u64, error: Error) -> Refusal {
+        // A batch that cannot be decoded was not compared with the credit, so its length may exceed that.
         self.account.spend(cost.min(self.account.outstanding()), 0);
         match (self.halted(), self.order(number)) {
             (Some(refusal), _) => refusal,
@@ -324,6 +333,7 @@ impl Seat {
     pub(super) fn wants(&self, number: u64, is_near: bool) -> Option<u64> {
         let full = WINDOW_BATCHES * self.largest;
         // The largest batch must always fit.
+        // A refill is at least a quarter of the window, so that not every batch is followed by a grant of its own.
         let (window, least) = if is_near { (self.largest, 1) } else { (full, full / 4) };
         let wanted = window.saturating_sub(self.account.outstanding());
         (self.is_of(number) && wanted >= least).then_some(wanted)
@@ -380,6 +390,7 @@ impl Seat {
     /// Notes that session `session` has sent the barrier `id`.
     pub(super) fn remember_barrier(&mut self, id: CheckpointId, session: u64) {
         self.barriers.insert(id, SentBarrier { session, failure: None });
+        // The lowest id is the oldest: ids increase within an attempt.
         if self.barriers.len() > REMEMBERED_BARRIERS {
             self.barriers.pop_first();
         }

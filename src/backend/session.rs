@@ -80,18 +80,21 @@ impl Session {
         bytes: u64,
         operations: &[Operation<'_>],
     ) -> Result<Option<BatchResult>, Refusal> {
+        // The lane is held over all slices of the batch: no other batch comes between its leading reads and the rest.
         let _turn = self.backend.shared.batches.enter().await;
         let mut ahead = Ahead::default();
         loop {
             {
                 let mut core = self.backend.shared.core();
                 self.check(&core)?;
+                // The core was free between two slices, so session and number are judged anew for each. Only the next
+                // batch is read ahead: a repetition is answered without its reads, and any other batch is refused.
                 let follows = core.seat.is_next(number) && {
-                    let read = apply::read_ahead(&mut core, operations, (&mut ahead, false));
+                    let read = apply::read_ahead(&mut core, operations, &mut ahead, false);
                     read.map_err(|error| core.seat.halt(error))?
                 };
                 if !follows {
-                    return apply_rest(&mut core, (number, bytes), operations, ahead);
+                    return apply_rest(&mut core, number, bytes, operations, ahead);
                 }
             }
             tokio::task::yield_now().await;
@@ -123,6 +126,8 @@ impl Session {
         request: BarrierRequest,
         cut: impl FnOnce(&mut Core, BarrierRequest) -> Result<T, Error>,
     ) -> Result<Option<T>, Refusal> {
+        // Ordering: the flush comes before the cut, and without the core. The cut then links files, and batches wait
+        // only for that.
         self.backend.flush();
         let taken = {
             let mut core = self.backend.shared.core();
@@ -130,6 +135,8 @@ impl Session {
             if let Some(refusal) = core.seat.halted() {
                 return Err(refusal);
             }
+            // Ordering: a repetition is recognised before anything that could refuse it. Its first sending was taken,
+            // so the client must get the answer to that.
             if core.holds.is_being_made(request.id) || barrier::is_repeated(&mut core, request.id, self.number) {
                 return Ok(None);
             }
@@ -197,6 +204,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let mut core = self.backend.shared.core();
+        // A session that was replaced has no seat any more, and the backend is not idle.
         if core.seat.end(self.number) {
             core.lingering.end_session(Instant::now());
         }
@@ -215,10 +223,11 @@ fn top_up(core: &mut Core, number: u64) -> u64 {
     granted
 }
 
-/// Applies the operations of a batch of `bytes` that were not read ahead.
+/// Applies the operations of batch `number`, which has `bytes`, without those that were read `ahead`.
 fn apply_rest(
     core: &mut Core,
-    (number, bytes): (u64, u64),
+    number: u64,
+    bytes: u64,
     operations: &[Operation<'_>],
     ahead: Ahead,
 ) -> Result<Option<BatchResult>, Refusal> {

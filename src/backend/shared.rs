@@ -111,6 +111,7 @@ impl Drop for Held<'_> {
             && thread::panicking()
             && !self.cleans_up
         {
+            // The guard is still held: nobody sees the core between the panic and the end of its owner.
             // A second panic while unwinding would abort the daemon.
             let end = AssertUnwindSafe(|| core.end_panicked(&Panicked::unknown("what held it")));
             _ = catch_unwind(end);

@@ -108,7 +108,7 @@ pub(super) struct Taken {
 
 impl Table {
     /// The table of an owner with this `epoch`, which begins with `filled`.
-    pub(super) fn new(env: &Environment, id: &BackendId, (shape, epoch): (Shape, Epoch), filled: Filled) -> Self {
+    pub(super) fn new(env: &Environment, id: &BackendId, shape: Shape, epoch: Epoch, filled: Filled) -> Self {
         let Filled { inner, states, time, restored, log_changes, undo } = filled;
         let clock = env.clock.now_ms();
         let ahead_ms = time.saturating_sub(clock);
@@ -219,6 +219,7 @@ impl Table {
     /// Why there is no way back to that checkpoint.
     pub(super) fn take(&mut self, to: &CheckpointIdentity) -> Result<Taken, String> {
         const NOTHING: &str = "nothing was kept of what changed";
+        // Ordering: every reason to refuse comes before anything is taken out.
         let way_back = self.marks.as_ref().map(|marks| marks.way_back(to));
         let (mark, MarkedCut { log_changes, .. }) = way_back.ok_or(NOTHING)??;
         let marks = self.take_marks().ok_or(NOTHING)?;

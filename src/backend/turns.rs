@@ -40,6 +40,7 @@ pub(super) struct Turn(Turns);
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.0.state.lock().taken = false;
+        // All are woken: each one knows only by the queue whether it is the first.
         self.0.0.changed.notify_waiters();
     }
 }
@@ -73,8 +74,11 @@ impl Turns {
             Waiting { turns: self, place: Place { not_urgent: true, ticket: state.tickets } }
         };
         loop {
+            // Ordering: the wake-up is asked for before the queue is looked at. A turn that ends between the two wakes
+            // this caller, which would otherwise sleep through it until the next poll.
             let mut changed = pin!(self.0.changed.notified());
             changed.as_mut().enable();
+            // Asked without the lock of the queue, since the answer may lock the core of a backend.
             let not_urgent = !is_urgent();
             {
                 let mut state = self.0.state.lock();
@@ -90,9 +94,11 @@ impl Turns {
             tokio::select! {
                 biased;
                 () = changed => {}
+                // A log grows without telling the queue, so the caller looks again now and then.
                 () = tokio::time::sleep(POLL) => {}
             }
         }
+        // The place in the queue goes with `waiting`. From here on `taken` keeps the others out.
         Turn(self.clone())
     }
 }

@@ -33,6 +33,7 @@ impl Uploading {
     /// writer is pushed back until it is durable.
     pub(super) fn submit(&self, set: ChangeSet, urgent: bool) {
         let Some(uploads) = &self.uploads else { return };
+        // The outcome gives the set back, so that a set which the store refuses can be tried again.
         let (on_uploaded, again) = (self.on_uploaded.clone(), set.clone());
         let done = move |result| on_uploaded(result, again);
         uploads.submit(Submission { set, urgent, done: Box::new(done) });

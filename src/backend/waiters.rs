@@ -117,6 +117,7 @@ impl Waiters {
     /// Whether session `number` waits for an answer.
     pub(super) fn has_of_session(&self, number: u64) -> bool {
         let mine = |flight: &Flight| matches!(flight.reply, CheckpointReply::Session(of) if of == number);
+        // One session writes at a time, so a persist request of a session is of this one.
         let of_session = |waiter: &PersistWaiter| matches!(waiter, PersistWaiter::Session { .. });
         self.flights.values().any(mine) || self.persists.iter().any(of_session)
     }
@@ -173,6 +174,7 @@ impl Waiters {
     /// Answers every caller with `error`, except for checkpoints in flight. The owner has ended.
     pub(super) fn end(&mut self, error: &Error) {
         for waiter in self.persists.drain() {
+            // A session needs no answer of its own here: its last event tells it of the end.
             if let PersistWaiter::Call(reply) = waiter {
                 let _ = reply.send(Err(error.clone()));
             }

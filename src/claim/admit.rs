@@ -68,10 +68,14 @@ pub(crate) async fn admit(by: &Claiming, spec: &OpenSpec, retry: Retry) -> Resul
     let admitted = |spec, declared, seen| Admitted { spec, declared, seen };
     let Some(record) = newest.map(Box::new) else { return Ok(admitted(spec.clone(), None, Seen::Newest(None))) };
     refuse_outdated(spec, &record)?;
+    // The newest generation was not declared, so it demands nothing of its tasks.
     if record.declared.is_none() {
         return Ok(admitted(spec.clone(), None, Seen::Newest(Some(record))));
     }
     if record.attempt < spec.attempt {
+        // Ordering: the record that outdates the declared attempt is durable before this opener touches a chain. The
+        // other way round, the last report of that attempt could still complete a commit, whose parts are in chains
+        // that this attempt has fenced and may let go of.
         job::outdate(&by.store, job, spec.attempt, retry).await.map_err(job_error)?;
         return Ok(admitted(spec.clone(), None, Seen::NotYet));
     }
@@ -91,6 +95,8 @@ impl Admitted {
             Err(JobError::Corrupt { .. }) if !asks_the_job(spec) => None,
             newer => newer.map_err(job_error)?,
         };
+        // A sibling on this daemon may have read a newer record meanwhile, which `seen` has. One that is no newer than
+        // at admission tells nothing new.
         let newest = newer.as_ref().or(seen.record());
         let Some(record) = newest.filter(|newest| newest.number > self.seen.number()) else { return Ok(()) };
         refuse_outdated(spec, record)?;

@@ -73,6 +73,7 @@ impl Known {
         match self.head.take() {
             Some(head) => Ok(head),
             None => {
+                // A later try: the chain has moved on, and the job may have, too.
                 self.seen = Seen::NotYet;
                 chain::read_head(&by.store, &spec.id, retry).await
             }

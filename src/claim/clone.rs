@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::{
     admit::Admitted,
-    choice::{self, Chosen},
+    choice::{Chooser, Chosen},
     claimed::{Claim, Known},
     claiming::{ClaimMode, Claiming},
     fence::are_retained,
-    part::{Part, restored},
+    part::restored,
     plan::{self, Plan, derive, operator_sources, settle},
     refusal::refuse_outdated,
     spec::OpenSpec,
@@ -25,7 +25,7 @@ use crate::{
     checkpoint::{
         chain::{self, ChainError, Head},
         job::Seen,
-        manifest::{Contents, Import, Shape},
+        manifest::{Contents, Import},
         pin::{self, Held, Pin, PinLost, release_all},
     },
     error::{Error, Reason},
@@ -53,13 +53,19 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
         if let Some(head) = &head {
             refuse_outdated(spec, &head.manifest)?;
         }
-        let Chosen { parts: chosen, shape, .. } =
-            choice::choose(by, spec, (head.as_ref(), &mut known.seen), retry).await?;
-        let plan = plan::plan(by, spec, head.as_ref(), (chosen.clone(), shape))?;
+        let chooser = Chooser { by, spec, head: head.as_ref(), retry };
+        let chosen = chooser.choose(&mut known.seen).await?;
+        // Ordering 1: the plan, which refuses an unreadable checkpoint, before anything is pinned.
+        let plan = plan::plan(by, spec, head.as_ref(), &chosen)?;
+        // Ordering 2: the pins.
         let mut pins = make_pins(by, spec, &plan, retry).await?;
         let begun = async {
+            // Ordering 3: the sources are read again. If they still retain the checkpoint, every sweep that could
+            // delete its objects lists the pins after these were made. If they do not, a sweep may have listed the pins
+            // before, so this try does not count.
             if are_retained(by, spec, &plan, retry).await? {
-                begin(by, admitted, (head, (chosen, shape), &known.seen), retry).await
+                // Ordering 4: the manifest. It names nothing of the sources, and the pins are renewed meanwhile.
+                begin(by, admitted, Basis { head, chosen: &chosen, seen: &known.seen }, retry).await
             } else {
                 Ok(None)
             }
@@ -100,15 +106,26 @@ async fn make_pins(by: &Claiming, spec: &OpenSpec, plan: &Plan, retry: Retry) ->
     Ok(pins)
 }
 
-/// Opens the epoch, to read the checkpoint `chosen`; `None` if another opener was faster.
+/// The facts that one try of a claim goes by.
+pub(crate) struct Basis<'a> {
+    /// The head of the backend's own chain.
+    pub(crate) head: Option<Head>,
+    /// The checkpoint to read.
+    pub(crate) chosen: &'a Chosen,
+    /// The newest record of the job that was read.
+    pub(crate) seen: &'a Seen,
+}
+
+/// Opens the epoch, to read the chosen checkpoint; `None` if another opener was faster.
 pub(crate) async fn begin(
     by: &Claiming,
     admitted: &Admitted,
-    (head, (chosen, shape), seen): (Option<Head>, (Vec<Part>, Shape), &Seen),
+    basis: Basis<'_>,
     retry: Retry,
 ) -> Result<Option<Claim>, Error> {
+    let Basis { head, chosen, seen } = basis;
     let spec = &admitted.spec;
-    let plan = plan::plan(by, spec, head.as_ref(), (chosen.clone(), shape))?;
+    let plan = plan::plan(by, spec, head.as_ref(), chosen)?;
     let mut manifest = derive(by, spec, head, &plan)?;
     settle(by, &mut manifest, retry).await?;
     let beside = admitted.still(by, seen, retry);
@@ -124,7 +141,7 @@ pub(crate) async fn begin(
             Contents { imports: imports.iter().map(|import| import.uuid).collect(), ..Contents::default() };
     }
     reads.imports = imports;
-    let (parts, attachments) = restored(&chosen);
+    let (parts, attachments) = restored(&chosen.parts);
     let operator = operator_sources(by, &plan);
     Ok(Some(Claim {
         manifest,
@@ -153,6 +170,8 @@ pub(crate) async fn holding<T>(
     begun: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let begun = match kept(backend, &mut pins, begun).await {
+        // A missing object may be the effect of a lost pin. Then the pin is the error to tell, since the checkpoint
+        // itself is not damaged.
         Err(error) if error.reason == Reason::MissingObject => {
             let retry = Retry::until(Instant::now() + by.open_timeout);
             let checks = pins.iter().map(|pin| pin.check(retry));
@@ -175,6 +194,7 @@ async fn kept<T>(
 ) -> Result<T, Error> {
     tokio::select! {
         biased;
+        // The loss of a pin is looked at first: objects that were read since then may have been deleted in part.
         gone = pin::keep_all(pins) => Err(lost(backend, &gone)),
         done = doing => done,
     }

@@ -31,12 +31,14 @@ pub(crate) async fn weigh(
     by: &Claiming,
     spec: &OpenSpec,
     claim: &Claim,
-    (checkpoint, fault): (CheckpointId, &Fault),
+    checkpoint: CheckpointId,
+    fault: &Fault,
 ) -> Result<(), Error> {
     let retry = Retry::until(Instant::now() + by.open_timeout);
     let reason = if fault.missing { Reason::MissingObject } else { Reason::CorruptObject };
     let mut text = format!("backend `{}`: checkpoint {checkpoint} cannot be restored: {fault}", spec.id);
     let mut damaged = vec![];
+    // The damage is described even if the opener may fall back, since somebody has to hear of it.
     match examine(by, claim, fault, retry).await {
         Ok((heads, damage)) => {
             let parts = parts(&heads);
@@ -54,6 +56,9 @@ pub(crate) async fn weigh(
     if !spec.fallback || !matches!(spec.restore, RestoreFrom::Latest { .. } | RestoreFrom::Id(_)) {
         return Err(Error::new(reason, text));
     }
+    // Ordering: the damage is recorded before this opener chooses again, so its choice is without this checkpoint. The
+    // answer says whether this opener alone can have followed the former choice. Otherwise another subtask may serve
+    // that checkpoint already, and nobody falls back.
     match job::mark(&by.store, (&spec.id, spec.parallelism), spec.attempt, &damaged, retry).await {
         Ok(true) if !damaged.is_empty() => return Ok(()),
         Ok(_) => text.push_str(

@@ -5,9 +5,10 @@
 
 use super::{
     admit::Admitted,
+    choice::Chosen,
     claimed::{Claim, Known},
     claiming::Claiming,
-    clone,
+    clone::{self, Basis},
     part::Part,
     refusal::refuse_outdated,
     shape::shape,
@@ -27,6 +28,15 @@ use crate::{
 /// How often it begins again when others open the same backend.
 const CLAIM_ATTEMPTS: usize = 16;
 
+/// A native savepoint that a backend begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NativeSource<'a> {
+    /// Job and name of the savepoint.
+    pub(super) id: &'a SavepointId,
+    /// The metadata of the savepoint.
+    pub(super) metadata: &'a NativeMetadata,
+}
+
 /// Validates the request, and makes the manifest that opens the new epoch, which names nothing of the savepoint.
 ///
 /// # Errors
@@ -34,9 +44,11 @@ const CLAIM_ATTEMPTS: usize = 16;
 pub(crate) async fn claim(
     by: &Claiming,
     admitted: &Admitted,
-    (id, metadata, known): (&SavepointId, &NativeMetadata, &mut Known),
+    source: NativeSource<'_>,
+    known: &mut Known,
     retry: Retry,
 ) -> Result<Claim, Error> {
+    let NativeSource { id, metadata } = source;
     let spec = &admitted.spec;
     let store = by.store.below(&metadata.folder(id));
     let heads = job::read_heads(&store, &metadata.job(), retry).await?;
@@ -49,6 +61,7 @@ pub(crate) async fn claim(
             format!("backend `{backend}`: savepoint `{folder}` has no such operator; it has: {}", names.join(", "));
         return Err(Error::new(Reason::CheckpointNotFound, text));
     }
+    // People copy and move such folders, so a part may be missing.
     if !generation::is_whole(&parts) {
         let text = format!("backend `{backend}`: savepoint `{folder}` lacks the manifest of a subtask");
         return Err(Error::new(Reason::MissingObject, text));
@@ -59,12 +72,15 @@ pub(crate) async fn claim(
     };
     let parts: Vec<Part> = parts.iter().map(part).collect();
     let shape = shape(by, spec, parts.first().map(Part::span).as_ref())?;
+    // The folder never changes, so one look is enough for all tries.
+    let chosen = Chosen { parts, shape, skipped: vec![] };
     for _ in 0..CLAIM_ATTEMPTS {
         let head = known.head(by, spec, retry).await?;
         if let Some(head) = &head {
             refuse_outdated(spec, &head.manifest)?;
         }
-        if let Some(claim) = clone::begin(by, admitted, (head, (parts.clone(), shape), &known.seen), retry).await? {
+        let basis = Basis { head, chosen: &chosen, seen: &known.seen };
+        if let Some(claim) = clone::begin(by, admitted, basis, retry).await? {
             return Ok(Claim { native: Some(store), ..claim });
         }
     }

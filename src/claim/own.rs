@@ -18,10 +18,10 @@
 
 use super::{
     admit::Admitted,
-    choice::{self, Chosen},
+    choice::Chooser,
     claimed::{Claim, Known},
     claiming::Claiming,
-    fence::{are_retained, fence_all, fence_own},
+    fence::{Fencer, are_retained},
     part::restored,
     plan::{derive, operator_sources, plan, settle},
     refusal::refuse_outdated,
@@ -42,44 +42,50 @@ const CLAIM_ATTEMPTS: usize = 16;
 /// that opens the new epoch.
 pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known, retry: Retry) -> Result<Claim, Error> {
     let spec = &admitted.spec;
-    let (mut fenced, mut missed) = (vec![], None);
+    let mut fencer = Fencer::new(by, spec, retry);
+    let mut missed = None;
     for _ in 0..CLAIM_ATTEMPTS {
         let head = known.head(by, spec, retry).await?;
         if let Some(head) = &head {
             refuse_outdated(spec, &head.manifest)?;
         }
-        let Chosen { parts: chosen, shape, skipped } =
-            match choice::choose(by, spec, (head.as_ref(), &mut known.seen), retry).await {
-                Ok(chosen) => chosen,
-                Err(error) if error.reason == Reason::CheckpointNotFound => {
-                    // A running owner may have published the checkpoint after its head was read.
-                    let now = Some(job::head_numbers(&by.store, &spec.id, retry).await?);
-                    if missed == now {
-                        return Err(error);
-                    }
-                    missed = now;
-                    continue;
+        let chooser = Chooser { by, spec, head: head.as_ref(), retry };
+        let mut chosen = match chooser.choose(&mut known.seen).await {
+            Ok(chosen) => chosen,
+            Err(error) if error.reason == Reason::CheckpointNotFound => {
+                // A running owner may have published the checkpoint after its head was read.
+                let now = Some(job::head_numbers(&by.store, &spec.id, retry).await?);
+                if missed == now {
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
-            };
-        // Order: 1. validate, before any chain is touched. 2. Fence the chains that are read, so that they do not
-        // change any more. 3. Validate what they have now.
-        plan(by, spec, head.as_ref(), (chosen.clone(), shape))?;
-        let Some(chosen) = fence_all(by, spec, (chosen, shape.key_groups), (&mut fenced, retry)).await? else {
-            continue;
+                missed = now;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
-        let plan = plan(by, spec, head.as_ref(), (chosen.clone(), shape))?;
+        // Ordering 1: validate, before any chain is touched, so that a refusal disturbs no running owner.
+        // Ordering 2: fence the chains that are read. Their owners could let go of the checkpoint otherwise, or
+        // register states, after they were looked at.
+        // Ordering 3: validate again, by the chains as they are now. They do not change any more.
+        plan(by, spec, head.as_ref(), &chosen)?;
+        let Some(parts) = fencer.fence_all(chosen.parts, chosen.shape.key_groups).await? else { continue };
+        chosen.parts = parts;
+        let plan = plan(by, spec, head.as_ref(), &chosen)?;
         let mut manifest = derive(by, spec, head, &plan)?;
+        // The restore reads the log index from this copy, which has all of it, instead of from the pages.
         let reads = manifest.clone();
+        // Ordering 4: pages are durable before the manifest that names them.
         settle(by, &mut manifest, retry).await?;
         let operator = operator_sources(by, &plan);
         // No epoch begins with these imports; they are named as long as this owner may read them.
         manifest.imports.extend(operator.imports.iter().cloned());
-        // 4. The own manifest, which names the sources. 5. Only after it is durable is it certain that no sweep deletes
-        //    them: if they still retain the checkpoint then.
+        // Ordering 5: the own manifest, which names the sources.
+        // Ordering 6: the sources are read again, after that manifest is durable. If they still retain the checkpoint,
+        // every sweep that begins after they let it go finds the imports in this chain. A look before the manifest
+        // would prove nothing, because a sweep could come between the two.
         match chain::append_beside(&by.store, &manifest, retry, admitted.still(by, &known.seen, retry)).await {
             Ok((crc, still)) if are_retained(by, spec, &plan, retry).await? => {
-                let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen };
+                let listed = if spec.restore.handles().is_empty() { plan.parts } else { chosen.parts };
                 let (parts, attachments) = restored(&listed);
                 let (bound, is_own) = (plan.states.bound, plan.is_own);
                 let (pins, savepoint, native) = (vec![], None, None);
@@ -91,8 +97,8 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
                     is_own,
                     parts,
                     attachments,
-                    fenced,
-                    skipped,
+                    fenced: fencer.fenced,
+                    skipped: chosen.skipped,
                     reads,
                     pins,
                     operator,
@@ -103,7 +109,7 @@ pub(crate) async fn claim(by: &Claiming, admitted: &Admitted, known: &mut Known,
             Ok(_) => {}
             // The faster owner may be faster for ever, however low its attempt. So it is fenced first, and then there
             // is time to choose.
-            Err(ChainError::Fenced { .. }) => fence_own(by, spec, retry).await?,
+            Err(ChainError::Fenced { .. }) => fencer.fence_own().await?,
             Err(error) => return Err(error.into()),
         }
     }

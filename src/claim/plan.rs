@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    choice::Chosen,
     claiming::Claiming,
     part::Part,
     redistribution::{self, Sources},
@@ -38,15 +39,12 @@ pub(crate) struct Plan {
     pub(crate) states: states::Adopted,
 }
 
-/// Decides the contents of the manifest to come. Pure.
-pub(crate) fn plan(
-    by: &Claiming,
-    spec: &OpenSpec,
-    head: Option<&Head>,
-    (mut parts, shape): (Vec<Part>, Shape),
-) -> Result<Plan, Error> {
+/// Decides the contents of the manifest to come after `head`, to begin with the checkpoint `chosen`. Pure.
+pub(crate) fn plan(by: &Claiming, spec: &OpenSpec, head: Option<&Head>, chosen: &Chosen) -> Result<Plan, Error> {
+    let (mut parts, shape) = (chosen.parts.clone(), chosen.shape);
     let is_clone = spec.is_clone();
     let known = parts.first().map(Part::span);
+    // A clone, or a sibling that goes on, is read without a fence. Its chain may have a newer owner.
     let goes_on = |part: &Part| is_clone || redistribution::is_of_sibling(spec, part, shape.key_groups);
     for part in parts.iter().filter(|part| !goes_on(part)) {
         refuse_outdated(spec, &part.manifest)?;
@@ -63,6 +61,7 @@ pub(crate) fn plan(
     let wanted = redistribution::wanted(spec, &parts);
     let mut operator: Vec<Part> =
         parts.iter().filter(|part| wanted.contains(&part.manifest.backend.subtask)).cloned().collect();
+    // Ordering: operator state is taken from all parts before those without own key groups are left out.
     parts.retain(|part| part.span().key_groups.overlaps(shape.key_groups));
     assert_eq!(parts.is_empty(), is_empty, "the parts of a checkpoint have the key groups, or there are none");
     let is_own = match parts.as_slice() {
@@ -146,6 +145,7 @@ pub(crate) fn derive(by: &Claiming, spec: &OpenSpec, head: Option<Head>, plan: &
     manifest.states = plan.states.known.clone();
     manifest.imports.extend(imports);
     manifest.instance = by.instance;
+    // Low waters are promises of one owner about its own names, and this one has made none yet.
     manifest.segment_low_water = 0;
     manifest.snapshot_low_water = 0;
     manifest.page_low_water = 0;
@@ -164,6 +164,7 @@ pub(crate) fn derive(by: &Claiming, spec: &OpenSpec, head: Option<Head>, plan: &
         record.completed = true;
         spec.mark(by, record);
     }
+    // Last: the objects that are dropped depend on the records, marks and imports above.
     manifest.prune(&[]);
     Ok(manifest)
 }

@@ -66,6 +66,8 @@ pub(crate) fn check(spec: &OpenSpec, parts: &[Part], wanted: &BTreeSet<u32>, by_
 /// Whether the chain of `part`, of which only operator state is read, belongs to a sibling that goes on. Pure.
 pub(crate) fn is_of_sibling(spec: &OpenSpec, part: &Part, key_groups: KeyGroupRange) -> bool {
     let owner = part.manifest.owner();
+    // The sibling had this parallelism when the part was made, or its chain was opened with it since. A fence opens
+    // nothing, so its span says nothing.
     let is_alike =
         part.span().parallelism == spec.parallelism || (!owner.is_fence && owner.span.parallelism == spec.parallelism);
     let backend = &part.manifest.backend;

@@ -10,7 +10,7 @@ use super::{
     claimed::{Claim, Known},
     claiming::{ClaimMode, Claiming},
     error::unreadable_savepoint,
-    native,
+    native::{self, NativeSource},
     part::RestoredPart,
     plan::{Plan, derive},
     redistribution::Sources,
@@ -41,7 +41,8 @@ const CLAIM_ATTEMPTS: usize = 16;
 pub(crate) async fn claim(
     by: &Claiming,
     admitted: &Admitted,
-    (id, known): (&SavepointId, &mut Known),
+    id: &SavepointId,
+    known: &mut Known,
     retry: Retry,
 ) -> Result<Claim, Error> {
     let spec = &admitted.spec;
@@ -53,7 +54,8 @@ pub(crate) async fn claim(
         match Savepoint::read(&by.store, id, retry).await.map_err(|error| unreadable_savepoint(&spec.id, error))? {
             Savepoint::Rows(metadata) => metadata,
             Savepoint::Native(metadata) => {
-                return Box::pin(native::claim(by, admitted, (id, &metadata, known), retry)).await;
+                let source = NativeSource { id, metadata: &metadata };
+                return Box::pin(native::claim(by, admitted, source, known, retry)).await;
             }
         };
     let Some(operator) = metadata.operators.get(spec.id.operator.as_str()) else {
@@ -62,6 +64,7 @@ pub(crate) async fn claim(
         let text = format!("backend `{backend}`: savepoint `{folder}` has no such operator; it has: {names}");
         return Err(Error::new(Reason::CheckpointNotFound, text));
     };
+    // Only the own chain can move meanwhile: a savepoint never changes, so its metadata is read once.
     for _ in 0..CLAIM_ATTEMPTS {
         let head = known.head(by, spec, retry).await?;
         if let Some(head) = &head {
@@ -75,7 +78,7 @@ pub(crate) async fn claim(
             Err(ChainError::Fenced { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
-        let parts = parts(spec, id, (operator, metadata.checkpoint), plan.shape.key_groups);
+        let parts = parts(spec, id, operator, metadata.checkpoint, plan.shape.key_groups);
         return Ok(Claim {
             reads: manifest.clone(),
             manifest,
@@ -117,6 +120,7 @@ fn plan(
     source.states = numbered.map(|(id, state)| (id, Registration::first(id, state.clone()))).collect();
     let mut record = source.beginning(0);
     record.states_to = u32::try_from(source.states.len()).unwrap_or(u32::MAX);
+    // Ids of the own chain stay taken, since an id is never used again for another registration.
     let own = head.map(|head| head.manifest.states.clone()).unwrap_or_default();
     let adopted = states::adopt(own, &[(&source, &record)], &[], false)?;
     if adopted.known.len() > limits.max_states {
@@ -130,11 +134,12 @@ fn plan(
     Ok((plan(adopted), names))
 }
 
-/// The parts of the subtasks that had key groups of this backend.
+/// The parts of the subtasks that had key groups of this backend, in `checkpoint`, of which savepoint `id` was made.
 fn parts(
     spec: &OpenSpec,
     id: &SavepointId,
-    (operator, checkpoint): (&OperatorMeta, CheckpointId),
+    operator: &OperatorMeta,
+    checkpoint: CheckpointId,
     key_groups: KeyGroupRange,
 ) -> Vec<RestoredPart> {
     let subtasks = (0..).zip(&operator.subtasks).filter(|(_, had)| had.key_groups().overlaps(key_groups));

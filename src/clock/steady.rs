@@ -66,7 +66,11 @@ impl Steady {
         let passed = at_ms.saturating_sub(self.at_ms);
         self.at_ms = self.at_ms.max(at_ms);
         let (shown, expected) = (parts(wall), self.believed.saturating_add(parts(passed)));
+        // A millisecond that passed is `SLOWED` parts at full speed, and one part less for a time that waits for its
+        // clock.
         let slowed = self.believed.saturating_add(passed.saturating_mul(SLOWED - 1));
+        // Behind even the slowed time: the believed time goes on slowly and never back. Between the slowed and the
+        // expected time the wall clock is believed as it is.
         if shown < slowed {
             let behind = (slowed - shown) / SLOWED;
             self.believed = slowed;
@@ -76,12 +80,14 @@ impl Steady {
             return is_new.then_some(Step::Back(behind));
         }
         let ahead = shown.saturating_sub(expected) / SLOWED;
+        // A small step ahead is followed at once, and so is a clock that has become right.
         if ahead <= SLACK_MS {
             self.believed = shown;
             let was_wrong = self.ahead_since.take().is_some() | std::mem::take(&mut self.is_behind);
             return was_wrong.then_some(Step::Right);
         }
         match self.ahead_since {
+            // It has lasted, so the host has slept, or the clock was wrong before and is right now.
             Some(since) if at_ms.saturating_sub(since) >= PATIENCE_MS => {
                 (self.believed, self.ahead_since, self.is_behind) = (shown, None, false);
                 Some(Step::Believed(ahead))

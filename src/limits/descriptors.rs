@@ -20,6 +20,7 @@ pub fn raise_descriptors() {
     let wanted = limit.maximum.unwrap_or(ENOUGH).min(ENOUGH);
     if limit.current.is_some_and(|current| current < wanted) {
         let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        // Not fatal: the number of connections is bounded by the limit that there is.
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::debug!(%error, wanted, "raising the limit of descriptors");
         }

@@ -114,11 +114,14 @@ impl Pool {
     /// Makes the call give way that has been stuck for longest, if one has been stuck for longer than the patience.
     fn take_back_one(&self) {
         let mut state = self.0.state.lock();
+        // Ordering: the pool's state is locked before an amount, here as everywhere. Two locks taken in both orders
+        // could wait for each other for ever.
         let shares: Vec<_> = state.shares.values().filter_map(Weak::upgrade).map(Share).collect();
         let stuck = |share: &&Share| {
             let amount = share.0.amount.lock();
             amount.bytes > 0 && !amount.taken_back && amount.moved.elapsed() >= self.0.patience
         };
+        // A call without bytes has nothing to give back, however long it has been stuck.
         if let Some(share) = shares.iter().filter(stuck).min_by_key(|share| share.0.amount.lock().moved) {
             state.taken_back.inc();
             let mut amount = share.0.amount.lock();
@@ -128,7 +131,8 @@ impl Pool {
             amount.bytes -= whole;
             state.used -= whole;
             drop(amount);
-            // Order: 1. set the mark, 2. wake. So the woken task sees the mark.
+            // Ordering 1: the mark.
+            // Ordering 2: the wake-up, so that the woken task sees the mark.
             share.0.waker.wake();
             self.0.freed.notify_one();
         }
@@ -149,6 +153,8 @@ impl Share {
             return Ok(());
         }
         let shared = &self.0.pool.0;
+        // One caller at a time waits for room, the one that came first. A large request would never get through
+        // otherwise, since small ones take the room before it.
         let _turn = shared.turn.lock().await;
         loop {
             if self.0.amount.lock().taken_back {
@@ -157,6 +163,8 @@ impl Share {
             if self.try_acquire_now(bytes) {
                 return Ok(());
             }
+            // A release between the try and this wait is kept. Nobody tells that a call has become stuck, so the caller
+            // looks for one now and then.
             let _ = tokio::time::timeout(shared.patience / 4, shared.freed.notified()).await;
             self.0.pool.take_back_one();
         }
@@ -171,6 +179,8 @@ impl Share {
     fn try_acquire_now(&self, bytes: u64) -> bool {
         let shared = &self.0.pool.0;
         let mut state = shared.state.lock();
+        // A request for more than the pool has gets all of it, alone: refused for ever, the largest message could never
+        // be read.
         let bytes = bytes.min(shared.size);
         if state.used.saturating_add(bytes) > shared.size {
             return false;
@@ -228,6 +238,8 @@ impl Share {
     pub fn put_aside(&self, rest: Bytes) {
         self.change(|amount| {
             let whole = rest.len() as u64;
+            // The call has to give way already. The rest is dropped at once, instead of waiting for a peer that takes
+            // nothing.
             if amount.taken_back {
                 amount.bytes = amount.bytes.saturating_sub(whole);
             } else {
@@ -241,6 +253,7 @@ impl Share {
     /// keep the whole answer alive. The copy is counted until it is given to [`release`](Self::release).
     #[must_use]
     pub fn take_aside(&self, most: usize) -> Bytes {
+        // Asked without the pool's lock, which all calls share: most answers are short, and put nothing aside.
         if self.is_nothing_aside() {
             return Bytes::new();
         }
@@ -250,6 +263,7 @@ impl Share {
             amount.bytes += next.len() as u64;
             if amount.rest.is_empty() {
                 amount.rest = Bytes::new();
+                // Until here the whole answer was in memory, however much of it had been taken.
                 amount.bytes -= std::mem::take(&mut amount.whole);
             }
         });
@@ -265,7 +279,9 @@ impl Share {
 
     /// Ready once the call has to give way.
     pub fn poll_taken_back(&self, cx: &mut Context<'_>) -> Poll<TakenBack> {
-        // Order: 1. register the waker, 2. look at the mark. A mark that is set in between is seen, or wakes the task.
+        // Ordering 1: the waker.
+        // Ordering 2: the look at the mark. A mark that is set between the two is seen, or wakes the task; the other
+        // way round it could be missed, and the call would hold its memory until its peer moves.
         self.0.waker.register(cx.waker());
         if self.0.amount.lock().taken_back { Poll::Ready(TakenBack) } else { Poll::Pending }
     }

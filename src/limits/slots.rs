@@ -83,6 +83,7 @@ impl Slots {
     #[must_use]
     pub fn take(&self, owner: Option<u32>) -> Option<Slot> {
         let mut state = self.0.lock();
+        // The bound of one owner comes first: then its own oldest peer leaves, and nobody else's.
         if owner.is_some_and(|owner| state.of(owner) >= state.most_per_owner) && !state.evict(owner) {
             return None;
         }
@@ -122,9 +123,12 @@ impl State {
         let mut waiting = self.waiting.iter().filter(|(_, it)| owner.is_none() || it.owner == owner);
         let Some(number) = waiting.next().map(|(number, _)| *number) else { return false };
         let Some(Waiting { owner, call }) = self.waiting.remove(&number) else { return false };
+        // The place is given back now, and not when the peer leaves, which may take it a while. The next peer need not
+        // wait.
         self.give_back(owner);
         self.evicted.inc();
-        // Order: 1. set the flag, 2. wake. So the woken task sees the flag.
+        // Ordering 1: the flag.
+        // Ordering 2: the wake-up, so that the woken task sees the flag.
         call.leave.store(true, Ordering::Release);
         call.waker.wake();
         true
@@ -154,9 +158,11 @@ impl Slot {
     /// Notes that the peer is idle again. It may have to leave, after the peers that wait already.
     pub fn unsettle(&self) {
         let mut state = self.slots.0.lock();
+        // An evicted peer has no place to wait with any more.
         if self.call.leave.load(Ordering::Acquire) {
             return;
         }
+        // A new number puts it behind all that wait already. Relaxed, since numbers change only under this lock.
         state.waiting.remove(&self.number.load(Ordering::Relaxed));
         let number = state.next;
         state.next += 1;
@@ -173,7 +179,9 @@ impl Slot {
 
     /// Ready once the peer has to leave.
     pub fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // Order: 1. register the waker, 2. look at the flag. An eviction in between is seen, or wakes the task.
+        // Ordering 1: the waker.
+        // Ordering 2: the look at the flag. An eviction between the two is seen, or wakes the task; the other way round
+        // it could be missed, and the peer would keep a place that is given away.
         self.call.waker.register(cx.waker());
         if self.call.leave.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }

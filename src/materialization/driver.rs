@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use super::{
     images::ImageWriter,
-    pieces::PieceWriter,
+    pieces::{PiecePlace, PieceWriter},
     target::{Made, MaterializationError, Target},
 };
 use crate::{
     checkpoint::base::{Image, Piece},
     state::{image::LocalImage, snapshot::PieceContents},
-    types::{HashRange, KeyGroup, Sqn, StateId},
+    types::{KeyGroup, Sqn},
 };
 
 /// A part of the contents, or their end.
@@ -35,8 +35,8 @@ pub enum Step {
     },
     /// A piece was copied.
     CopiedPiece {
-        /// Its place: state, key group and hashes.
-        place: (StateId, KeyGroup, HashRange),
+        /// The place that it has in the state.
+        place: PiecePlace,
         /// All changes below are in it.
         sqn: Sqn,
         /// Its contents; `None` if it is empty.
@@ -91,5 +91,6 @@ pub async fn run<S: Source>(target: Target, source: &mut S) -> Result<Made, S::E
             Step::Done(listed_at) => break listed_at,
         }
     };
-    Ok(writer.unwrap_or_else(begin).finish(images.finish(), listed_at).await?)
+    let (images, image_bytes) = images.finish();
+    Ok(writer.unwrap_or_else(begin).finish(images, image_bytes, listed_at).await?)
 }

@@ -48,6 +48,8 @@ impl ImageWriter {
     ) -> Result<(), MaterializationError> {
         let mut files = vec![];
         for file in &image.files {
+            // Name and length are enough: both images are of one local store, where an immutable file is not written
+            // again under its name.
             let same = |stored: &&StoredFile| stored.local == file.name && stored.file.bytes == file.bytes;
             let known = previous.filter(|_| file.is_immutable).and_then(|image| image.files.iter().find(same));
             files.push(match known {

@@ -63,10 +63,12 @@ impl Pace {
 
     /// How long to pause after `worked`; nothing if it should go on.
     pub fn pause(&mut self, worked: Duration, progress: Progress) -> Option<Duration> {
+        // Saved pauses lapse: work that is behind the line must not pause for earlier steps.
         if progress.awaited || progress.done < self.due(progress) {
             self.saved = Duration::ZERO;
             return None;
         }
+        // A tenth of the time is worked, so a pause is nine times as long as its step.
         self.saved += worked.mul_f64(1.0 / SHARE - 1.0);
         if self.saved < SHORTEST_PAUSE {
             return None;
@@ -83,7 +85,10 @@ impl Pace {
         });
         let (from, to) = self.log;
         #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        // At least 1: the log may be at its deadline when the work begins. Then a single change more makes everything
+        // due.
         let by_log = progress.log_changes.saturating_sub(from) as f64 / to.saturating_sub(from).max(1) as f64;
+        // Whichever is nearer: the end of the window, or the limit of the log.
         by_time.max(by_log)
     }
 }

@@ -43,12 +43,25 @@ pub fn verify(bytes: &[u8]) -> Result<u64, String> {
     if recorded != found {
         return Err(format!("the checksum of the whole is {found:08x}, {recorded:08x} recorded"));
     }
+    // Ordering: the checksum comes before the header. A wrong header under a right checksum is of another version, and
+    // no damage.
     let header: &[u8; HEADER_BYTES as usize] = covered.first_chunk().ok_or("cut off: shorter than its header")?;
     let [magic @ .., v0, v1, v2, v3, _, _, _, _] = header;
     if magic != MAGIC || u32::from_le_bytes([*v0, *v1, *v2, *v3]) != VERSION {
         return Err(format!("byte 0: no file of pieces of version {VERSION}"));
     }
     Ok(covered.len() as u64 - HEADER_BYTES)
+}
+
+/// The part of a backend's contents that one piece has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PiecePlace {
+    /// The state whose entries it has.
+    pub state: StateId,
+    /// The key group of these entries.
+    pub key_group: KeyGroup,
+    /// The stable hashes of these entries.
+    pub hashes: HashRange,
 }
 
 /// A materialization that is being made. If it is dropped, its files stay on the store without a reference until a
@@ -84,10 +97,11 @@ impl PieceWriter {
     /// If the store does not take it.
     pub async fn add(
         &mut self,
-        (state, group, hashes): (StateId, KeyGroup, HashRange),
+        place: PiecePlace,
         sqn: Sqn,
         contents: Option<PieceContents>,
     ) -> Result<(), MaterializationError> {
+        // The file's length is not known before it is full, so its blocks get it when it is uploaded.
         let block = contents.map(|contents| {
             let (compression, stored) = self.target.compression.compress(&contents.bytes);
             let crc = crc32fast::hash(&stored);
@@ -106,7 +120,8 @@ impl PieceWriter {
             self.filling.push(self.pieces.len());
             block
         });
-        self.push(Piece { state, key_groups: KeyGroupRange::one(group), hashes, sqn, block });
+        let PiecePlace { state, key_group, hashes } = place;
+        self.push(Piece { state, key_groups: KeyGroupRange::one(key_group), hashes, sqn, block });
         if self.bytes >= FILE_BYTES { self.upload_file().await } else { Ok(()) }
     }
 
@@ -123,11 +138,13 @@ impl PieceWriter {
     /// If the store does not take it, or the pieces do not cover the state.
     pub async fn finish(
         mut self,
-        (images, image_bytes): (Vec<Image>, u64),
+        images: Vec<Image>,
+        image_bytes: u64,
         listed_at: Sqn,
     ) -> Result<Made, MaterializationError> {
-        // Order: 1. the files, 2. the index that lists them. A manifest names only the index, so it never leads to a
-        // missing file.
+        // Ordering 1: the files.
+        // Ordering 2: the index that lists them. A manifest names only the index, so it never leads to a missing file,
+        // and a materialization that is given up in the middle is only files without a reference.
         if !self.chunks.is_empty() {
             self.upload_file().await?;
         }

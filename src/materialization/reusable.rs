@@ -30,6 +30,8 @@ impl Reusable {
     pub fn new(uuid: Uuid, index: Arc<BaseIndex>) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "a ratio")]
         let is_sparse = |(file, used): &(SnapshotFile, u64)| (*used as f64) < LEAST_USE * file.bytes as f64;
+        // Pieces of such a file are copied anew, even if they have not changed: otherwise a few of them would keep a
+        // large file for ever.
         let sparse = index.files().into_iter().filter(is_sparse).map(|(file, _)| file).collect();
         Self { uuid, index, sparse }
     }

@@ -113,6 +113,7 @@ impl Schedule {
     /// Whether to begin a materialization now.
     #[must_use]
     pub fn is_due(&self, facts: Facts) -> bool {
+        // A caller waits, so neither the pause after a failure nor an unchanged state holds it up.
         if facts.requested {
             return true;
         }
@@ -137,6 +138,7 @@ impl Schedule {
     /// Notes that a materialization failed: the next comes after a pause that grows with each failure.
     pub fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
+        // 2 s after the first failure, doubled with each one; the exponent is bounded before the shift.
         let pause = Duration::from_secs(1).saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
         self.not_before = now + pause;
     }

@@ -112,6 +112,8 @@ impl Target {
             match self.store.create(&path, payload.clone(), self.retry).await {
                 Ok(Created::New | Created::Identical) => break,
                 Ok(Created::Conflict) => return Err(MaterializationError::Conflict(path.to_string())),
+                // A refusal may be mended by people, so it is tried again as long as somebody waits for this
+                // materialization.
                 Err(error) if self.insist_until.is_some_and(|until| Instant::now() + REFUSED_DELAY < until) => {
                     tracing::warn!(%path, %error, "the store refuses a snapshot file; trying again");
                     sleep(REFUSED_DELAY).await;
@@ -119,6 +121,7 @@ impl Target {
                 Err(error) => return Err(error.into()),
             }
         }
+        // Ordering: the local copy is made after the object exists, so no copy outlives an upload that failed.
         self.store.copy(&path, payload, label);
         Ok(())
     }
@@ -132,6 +135,8 @@ impl Target {
         uploaded_bytes: u64,
         listed_at: Sqn,
     ) -> Result<Made, MaterializationError> {
+        // Both are taken down and up to `listed_at`: a state that was registered after the list has no piece, so only
+        // the log from there on has its changes.
         let (lowest, highest) = index.sqns().unwrap_or((listed_at, listed_at));
         let (from, complete_at) = (lowest.min(listed_at), highest.max(listed_at));
         let bytes: Bytes = index.encode();

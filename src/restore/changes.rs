@@ -57,6 +57,7 @@ impl Restore<'_> {
     ) -> Result<ControlFlow<()>, RestoreError> {
         let plan = self.plan().await?;
         let wanted = self.wanted();
+        // Blocks without wanted key groups are not read at all.
         let both = |one: &KeyGroupRange| only.iter().filter_map(|other| one.intersection(*other)).collect::<Vec<_>>();
         let key_groups: Vec<KeyGroupRange> = wanted.iter().flat_map(both).collect();
         let is_wanted = |group: KeyGroup| key_groups.iter().any(|wanted| wanted.contains(group));

@@ -39,6 +39,7 @@ impl Restore<'_> {
         let local = self.local.ok_or(RestoreError::NoLocalBackends { checkpoint })?;
         for image in wanted {
             let files = match self.linked(image) {
+                // Counted as read although nothing was, so that the progress still reaches its total.
                 Some(linked) => {
                     progress.bytes_done += linked.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
                     linked
@@ -56,6 +57,7 @@ impl Restore<'_> {
     /// The image as links to files on local disk. `None` if they are not there or cannot be linked; then it is
     /// downloaded.
     fn linked(&self, image: &Image) -> Option<LocalImage> {
+        // Of no use is no fault: the store has the same files.
         let linked = tasks::blocking(|| self.kept?.link(image))?;
         let failed = |error: &std::io::Error| tracing::warn!(%error, "a local image is of no use: downloading it");
         linked.inspect_err(failed).ok()
@@ -81,6 +83,7 @@ impl Restore<'_> {
             Some(imported) => imported.import.states.clone(),
             None => self.manifest.states.keys().map(|id| (*id, *id)).collect(),
         };
+        // A whole image becomes a part of an inner backend on disk. Otherwise its entries are read one by one.
         if let Some(images) = inner.images().filter(|_| self.is_wanted_whole(&image)) {
             return images.load(image, &states).map(|_| ());
         }
@@ -151,6 +154,7 @@ impl Restore<'_> {
     /// Returns its length.
     async fn fetch(&self, image: &LocalImage, stored: &StoredFile) -> Result<u64, RestoreError> {
         match self.fetch_from(self.store, image, stored).await {
+            // Damage is a verdict of two reads, of which the second one goes past the local copies.
             Err(RestoreError::Damaged { fault, .. }) => {
                 tracing::debug!(%fault, "reading again what was refused");
                 let object = self.file_path(&stored.file);
@@ -175,6 +179,7 @@ impl Restore<'_> {
             from = to;
         }
         file.flush().await.map_err(folder_error)?;
+        // Verified as it was received. The inner backend opens these files only after all of them were verified.
         let crc = hasher.finalize();
         if crc != stored.crc {
             let what = format_args!("its checksum is {crc:08x}, {:08x} recorded", stored.crc);

@@ -36,6 +36,7 @@ impl KeptImages {
     /// Keeps the images of the materialization `base` that are in `taken` or kept already.
     pub fn keep(&self, base: Uuid, index: &BaseIndex, taken: &[Arc<LocalImage>]) {
         let mut bases = self.0.lock();
+        // Images that were reused have been kept for an earlier base, and belong to this one as well.
         let kept = index.images().iter().filter_map(|image| {
             let taken = taken.iter().find(|local| is_same(local, image)).cloned();
             let local = taken.or_else(|| find(&bases, &image.files))?;
@@ -74,6 +75,8 @@ impl KeptImages {
     /// # Errors
     /// If its files cannot be linked.
     pub(super) fn link(&self, image: &Image) -> Option<io::Result<LocalImage>> {
+        // Ordering: the lock is let go before the files are linked, which waits for the disk. The handle keeps the
+        // folder meanwhile.
         let local = find(&self.0.lock(), &image.files)?;
         Some(local.link())
     }

@@ -77,35 +77,40 @@ impl Restore<'_> {
         let (store, backend, retry) = (self.store.clone(), self.manifest.backend.clone(), self.retry);
         let room = Room::new();
         #[expect(clippy::async_yields_async, reason = "only the room is waited for here; `buffered` awaits the reads")]
+        // Ordering: room is taken in the order in which the reads are applied. If they took it in any other order,
+        // later reads could fill it while the next one to be applied still waits, and none would ever go on.
         let fetches = stream::iter(reads).then(move |read| {
             let (taken, store, backend) = (room.take(read.memory()), store.clone(), backend.clone());
-            async move { fetch(store, backend, (read, taken.await), retry) }
+            async move { fetch(store, backend, read, taken.await, retry) }
         });
         // Boxed: with the types of these closures the restore would be a future that cannot be spawned.
         let mut fetched = fetches.buffered(self.parallel_reads.max(1)).boxed();
+        // The room of a read is given back once it is applied, not when it has come.
         while let Some((read, opened, _taken)) = fetched.next().await {
             let path = self.file_path(&read.file);
             let opened = opened.map_err(|error| self.base_unreadable(&path, error))?;
             let opened =
                 opened.map_err(|refused| self.damaged(Fault::corrupt(&path, Some(refused.offset), refused.error)))?;
             let may_block = inner.may_block();
-            tasks::blocking_if(may_block, || self.load_pieces(inner, (&read, &opened), &path, progress))?;
+            tasks::blocking_if(may_block, || self.load_pieces(inner, &read, &opened, progress))?;
             report(*progress);
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    /// Applies the verified pieces of one read of the object at `path`.
+    /// Applies the verified pieces of one read, whose contents are `opened`.
     fn load_pieces(
         &self,
         inner: &mut dyn StateBackend,
-        (read, opened): (&Read, &[Bytes]),
-        path: &Path,
+        read: &Read,
+        opened: &[Bytes],
         progress: &mut Progress,
     ) -> Result<(), RestoreError> {
+        // Only for messages, which name object and offset of a fault.
+        let path = self.file_path(&read.file);
         for ((group, block), raw) in read.pieces.iter().zip(opened) {
-            let damaged = |what: String| self.damaged(Fault::corrupt(path, Some(block.offset), what));
+            let damaged = |what: String| self.damaged(Fault::corrupt(&path, Some(block.offset), what));
             for change in snapshot::changes(*group, raw) {
                 let change = change.map_err(|error| damaged(error.to_string()))?;
                 let Some(change) = self.renamed(change) else { continue };
@@ -193,7 +198,8 @@ type Opened = Result<Result<Vec<Bytes>, Refused>, StoreError>;
 async fn fetch(
     store: Store,
     backend: BackendId,
-    (read, taken): (Read, OwnedSemaphorePermit),
+    read: Read,
+    taken: OwnedSemaphorePermit,
     retry: Retry,
 ) -> (Read, Opened, OwnedSemaphorePermit) {
     let (path, range) = (path(&backend, &read.file), read.from..read.to);

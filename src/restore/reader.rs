@@ -103,6 +103,8 @@ impl<'a> Reader<'a> {
         let span = manifest.span(checkpoint).key_groups;
         let expected = manifest.stored_bytes(checkpoint).saturating_mul(EXPANSION);
         let parts = expected.div_ceil(options.memory.max(1)).clamp(1, span.count() as u64);
+        // The next one is last, so that it can be taken off and replaced by its halves. Operator state comes first in
+        // the list, and so is read last.
         let mut left = cut(span, parts);
         left.reverse();
         left.insert(0, KeyGroupRange::OPERATOR);
@@ -136,6 +138,8 @@ impl<'a> Reader<'a> {
     pub async fn next(&mut self) -> Result<Option<Part>, ReaderError> {
         while let Some(key_groups) = self.left.last().copied() {
             match self.part(key_groups).await {
+                // Too large for the memory: each half is read alone. A single key group, and operator state, cannot be
+                // halved.
                 Err(RestoreError::Inner { source: StateError::Full { allowed }, .. }) => {
                     self.left.pop();
                     if key_groups == KeyGroupRange::OPERATOR {

@@ -91,6 +91,8 @@ impl Inbound {
             if self.ended || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
+            // Long payloads go straight into the caller's buffer. The read is limited to them, so that the next frame
+            // header is not passed on unread.
             let untouched = self.rewriter.untouched();
             if untouched >= DIRECT_BYTES {
                 let before = buf.filled().len();
@@ -124,6 +126,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for AuthorityStream<T> {
         let Some(watched) = inbound else {
             return Pin::new(inner).poll_read(cx, buf);
         };
+        // Ordering: read first, and let go of the watch after that. The read may have returned the last bytes that are
+        // held here.
         ready!(watched.poll_read(inner, cx, buf))?;
         if watched.is_done() {
             *inbound = None;

@@ -82,6 +82,7 @@ fn decode_usual(message: &Bytes) -> Option<Incoming> {
 /// operations. After `None`, prost has to decode it.
 pub(super) fn operations(mut batch: &[u8], most: usize) -> Option<(u64, Vec<Operation<'_>>)> {
     let mut number = 0;
+    // A guess from the length, bounded by the limit: a client cannot make the daemon take memory by a number alone.
     let mut operations = Vec::with_capacity((batch.len() / SMALL_OPERATION_BYTES).min(most));
     while let Some((&field, rest)) = batch.split_first() {
         batch = rest;
@@ -89,6 +90,7 @@ pub(super) fn operations(mut batch: &[u8], most: usize) -> Option<(u64, Vec<Oper
             tag::NUMBER_IN_BATCH => number = take_varint(&mut batch)?,
             tag::OPERATION_IN_BATCH if operations.len() < most => {
                 let fields = Fields::read(take_bytes(&mut batch)?)?;
+                // A wrong operation is left to the other reader as well, whose error names its index and field.
                 operations.push(convert::operation(&fields).ok()?);
             }
             _ => return None,

@@ -165,6 +165,7 @@ impl StateBackendService for Service {
         let (access, request) = Access::enter(&self.jobs, request);
         let spec = convert::open_spec(&request).map_err(|error| status::status(&error))?;
         access.admit(spec.id.job.as_str())?;
+        // A handle or savepoint of another job is read, too, so the caller needs permission for that job as well.
         if let RestoreFrom::Handles(handles) | RestoreFrom::Vouched(handles) = &spec.restore {
             handles.iter().try_for_each(|handle| access.admit(handle.backend.job.as_str()))?;
         }
@@ -192,6 +193,8 @@ impl StateBackendService for Service {
         request: Request<v1::RegisterStatesRequest>,
     ) -> Result<Response<v1::RegisterStatesResponse>, Status> {
         let (backend, epoch, request) = self.named(request, |request| request.backend.as_ref())?;
+        // The answer repeats the descriptors. Its length is judged before the states are registered, since an answer
+        // that is too long could not be sent afterwards.
         let answer = request.encoded_len() + request.states.len() * REGISTERED_BYTES;
         let most = self.directory.environment().options.limits.max_message_bytes;
         if answer > most {
@@ -242,6 +245,7 @@ impl StateBackendService for Service {
             Ok(operations) => {
                 let number = request.numbered.then_some(batch.number);
                 let longest = self.directory.environment().options.limits.max_message_bytes;
+                // Writes without answers need no room, and must not wait for the readers of others.
                 let reads = operations.iter().any(|operation| operation.op.answers());
                 let applying = async {
                     if reads {
@@ -412,6 +416,7 @@ fn opening_stream(
     stream::unfold(state, move |state| async move {
         let (mut opening, progress, next) = state?;
         tokio::select! {
+            // The result is looked at first, so an open that is done tells no progress any more.
             biased;
             opened = &mut opening => Some((told(opened), None)),
             () = tokio::time::sleep_until(next) => {

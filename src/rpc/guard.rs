@@ -152,6 +152,8 @@ impl Shared {
         let most = self.bounds.calls;
         let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let queries = self.queries.fetch_add(usize::from(is_query), Ordering::Relaxed) + usize::from(is_query);
+        // Ordering: the call is counted before it is compared with the limit. If two calls compared first, both could
+        // take the last place. A refused call is uncounted when `place` is dropped.
         let place = Place { shared: self.clone(), is_query };
         self.open.inc();
         let most_queries = most * QUERY_PERCENT / 100;
@@ -225,6 +227,7 @@ where
         }
         let rules = Rules::of(request.uri().path(), &self.shared.limits);
         let is_query = rules.streams && !rules.is_session && rules.message == Message::Batch;
+        // Queries alone may not take all places, so that writers always find one. A session is no query.
         let place = match self.shared.enter(is_query) {
             Ok(place) => place,
             Err(error) => return Box::pin(async move { Ok(status::status(&error).into_http()) }),

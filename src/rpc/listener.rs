@@ -155,6 +155,7 @@ impl Incoming {
             "Connections closed before their first call, because their places were needed",
             slots.evictions(),
         );
+        // Ordering: TCP first, the socket last. A fault of TCP then leaves no socket file behind.
         let tcp = match &options.tcp {
             Some(tcp) => Some(TcpIncoming::bind(tcp, &options.bounds, slots.clone(), counters.clone()).await?),
             None => None,
@@ -186,6 +187,8 @@ impl Stream for Incoming {
     type Item = Result<Connection, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // The socket comes first, so that tasks of this host do not wait for clients elsewhere. If it has nobody, both
+        // listeners wake this task.
         if let Poll::Ready(connection) = self.unix.poll_accept(cx) {
             return Poll::Ready(Some(Ok(connection)));
         }
@@ -313,6 +316,7 @@ impl Backoff {
             error.kind(),
             io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
         );
+        // Such an error ends with its connection. Any other one, such as too many open files, would come again at once.
         if of_one_connection {
             return;
         }

@@ -37,6 +37,7 @@ pub(super) fn requests<M: Message + Default>(body: Body, most: usize) -> impl St
         let (mut body, mut gathered) = rest?;
         loop {
             if let Some(message) = decode_first(&mut gathered, most) {
+                // After an undecodable message nobody knows where the next one begins, so the stream ends.
                 let rest = message.is_ok().then_some((body, gathered));
                 return Some((message, rest));
             }
@@ -98,6 +99,7 @@ impl<M: Message> Messages<M> {
     fn encode(&mut self, message: &M) -> Result<(), Status> {
         let length = message.encoded_len();
         let header = u32::try_from(length).map_err(|_| Status::internal("a message of more than 4 GiB"))?;
+        // Exactly, since the buffer is given away with the frame: room to grow would be memory that nobody uses.
         self.together.reserve_exact(HEADER_BYTES + length);
         self.together.put_u8(0);
         self.together.put_u32(header);
@@ -125,6 +127,7 @@ impl<M: Message> HttpBody for Messages<M> {
                 Poll::Ready(Some(Err(status))) => status,
                 Poll::Ready(None) => Status::ok(""),
                 Poll::Pending if this.together.is_empty() => return Poll::Pending,
+                // Nothing more is ready, so the messages that are go out now.
                 Poll::Pending => break,
             };
             this.end = End::With(end);

@@ -34,6 +34,7 @@ fn longest(max_message_bytes: usize) -> usize {
 /// Divides `items`, in order, into pages of about `page_bytes`.
 fn cut<T: Message>(items: Vec<T>, page_bytes: usize) -> Vec<Vec<T>> {
     let mut pages: Vec<Vec<T>> = vec![];
+    // Full, so that the first item begins the first page.
     let mut bytes = usize::MAX;
     for item in items {
         let length = item.encoded_len() + ENVELOPE_BYTES;
@@ -104,6 +105,7 @@ pub(super) fn describe(
         Some(id) => vec![id.clone()],
         None => directory.backends().iter().map(Backend::id).filter(|id| may_see(id)).cloned().collect(),
     };
+    // By name, not by position: backends may be opened and closed between two pages.
     wanted.retain(|id| first.as_ref().is_none_or(|first| id >= first));
     wanted.sort();
     let most = longest(directory.environment().options.limits.max_message_bytes);

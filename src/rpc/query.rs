@@ -86,6 +86,7 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
         }
         let request = tokio::select! {
             biased;
+            // Looked at only between two batches: a batch that was read is answered.
             () = self.directory.drained() => {
                 let text = "this daemon is draining and answers no more queries; use another";
                 return Some(Err(Error::new(Reason::Draining, text)));
@@ -96,9 +97,12 @@ impl<R: Stream<Item = Result<QueryRequest, Status>> + Unpin> Wire<R> {
             Ok(request) => request.request,
             Err(library_says) => {
                 let limit = self.directory.environment().options.limits.max_message_bytes;
+                // A connection that failed has no client to tell.
                 return status::refused(&library_says, limit).map(Err);
             }
         };
+        // Ordering: memory for the longest answer comes before the batch is read. The length of an answer is known only
+        // when it is in memory.
         if let (Some(Request::Batch(_)), Some(_)) = (&request, &self.query) {
             let longest = self.directory.environment().options.limits.max_message_bytes;
             if let Err(error) = self.access.make_room(longest).await {

@@ -47,6 +47,7 @@ impl Routed {
     #[must_use]
     pub fn allowing(directory: &Directory, jobs: AllowedJobs) -> Self {
         let (limits, jobs) = (directory.environment().options.limits, Arc::new(jobs));
+        // Answers are bounded where they are made: by the room in a reply, or by pages.
         let others = StateBackendServiceServer::new(Service::new(directory.clone(), jobs.clone()))
             .max_decoding_message_size(limits.max_message_bytes)
             .max_encoding_message_size(usize::MAX);
@@ -95,6 +96,7 @@ impl TowerService<http::Request<Body>> for Routed {
                 });
             }
         };
+        // The streams begin with their first poll, so nothing is waited for here.
         Box::pin(ready(Ok(streamed)))
     }
 }

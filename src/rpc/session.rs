@@ -106,11 +106,15 @@ impl Wire {
             if let Some(response) = self.ready.pop_front().or_else(|| self.take_event()) {
                 return Some(Ok(response));
             }
+            // All results were taken by now.
             self.ready_bytes = 0;
+            // Ordering: the postponed batch came before everything that is read after it, and before the end of the
+            // stream.
             if let Some(postponed) = self.postponed.take() {
                 self.received(Ok(Some(postponed))).await;
                 continue;
             }
+            // Ordering: the end comes after all responses, which are answers to earlier requests.
             if let Some(end) = self.end.take() {
                 return end.err().map(Err);
             }
@@ -118,6 +122,7 @@ impl Wire {
                 return Some(Ok(acknowledgement));
             }
             let owed = self.session.as_ref().is_some_and(Session::is_owed);
+            // A client that has half-closed still gets the answers that it is owed.
             if !self.open && !owed {
                 return None;
             }
@@ -140,6 +145,7 @@ impl Wire {
             () = changed => return,
         }
         for _ in 1..REQUESTS_PER_ACKNOWLEDGEMENT {
+            // Bounded by number and bytes, since a client that sends and does not read would fill this otherwise.
             let full = self.ready.len() >= READY_RESPONSES || self.ready_bytes >= READY_BYTES;
             if !self.open || self.end.is_some() || full || self.postponed.is_some() {
                 return;
@@ -176,6 +182,8 @@ impl Wire {
         if self.session.is_some()
             && let Some((number, operations)) = codec::operations(&bytes, limits.max_batch_operations)
         {
+            // Ordering: room comes before the batch is applied. An applied batch must be answered, and could not be
+            // postponed any more.
             if !self.has_room(&operations) {
                 self.postponed = Some(Incoming::Batch(bytes.clone()));
                 return;
@@ -185,6 +193,8 @@ impl Wire {
             let handled = self.applied(number, applied);
             return self.answer(handled);
         }
+        // A batch in any other form is counted before prost makes structs of it, which take far more memory than its
+        // bytes.
         if let (Err(error), Some(session)) = (guard::check_batch(&bytes, &limits), &mut self.session) {
             let number = codec::number(&bytes);
             let refused = Err(session.reject(number, bytes.len() as u64, error));

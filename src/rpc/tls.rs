@@ -133,6 +133,8 @@ impl EncodeLabelValue for Purpose {
 impl Acceptor {
     /// Reads the files of `options`. It blocks on them, so use it at start only.
     pub(super) fn new(options: &TlsOptions, expiry: TlsMetrics) -> Result<Self, TlsError> {
+        // Ordering: the stamps are taken before the files are read. A file that changes in between then differs at the
+        // next look, and is read again. The other way round that change would be missed.
         let seen = stamps(options);
         let loaded = load(options)?;
         let TlsMetrics { expiry, reloads, failures } = expiry;
@@ -151,6 +153,7 @@ impl Acceptor {
 
     /// Does a handshake. If cancelled, the connection is closed.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        // The lock is let go before the handshake, which takes as long as the client likes.
         let config = self.0.config.read().clone();
         TlsAcceptor::from(config).accept(stream).await
     }
@@ -211,6 +214,8 @@ impl Shared {
             if *seen == now && !asked {
                 return;
             }
+            // Ordering: noted before the files are read, for the same reason as at the start. Files that cannot be
+            // taken are not tried again until one of them changes.
             *seen = now;
         }
         match load(&self.options) {

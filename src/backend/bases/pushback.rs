@@ -48,6 +48,7 @@ impl PushBack {
 
     /// Wakes `outbox` once writes need not wait any more.
     pub(crate) fn wait(&mut self, outbox: &Arc<Outbox>) {
+        // A call that was given up leaves its outbox behind, so the list is tidied whenever it grows.
         self.waiting.retain(|waiting| waiting.strong_count() > 0);
         self.waiting.push(Arc::downgrade(outbox));
     }

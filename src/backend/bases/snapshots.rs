@@ -57,9 +57,10 @@ pub(crate) enum When {
 }
 
 impl Snapshot {
-    /// A snapshot that is frozen at `now`. It uses parts of `newest`.
+    /// A snapshot that is frozen at `now`, and has time until `deadline`. It uses parts of `newest`.
     pub(crate) fn new(
-        (now, deadline): (Instant, Instant),
+        now: Instant,
+        deadline: Instant,
         newest: Option<&Arc<Reusable>>,
         images: Vec<FrozenImage>,
     ) -> Self {
@@ -74,6 +75,7 @@ impl Snapshot {
 
     /// Uses parts of `newest`, too. Returns whether it did not before.
     pub(crate) fn lean_on(&mut self, newest: &Arc<Reusable>) -> bool {
+        // Materializations are leaned on in their order, so the last one is the newest.
         let is_new = self.leans_on.last().is_none_or(|last| last.uuid() != newest.uuid());
         if is_new {
             self.leans_on.push(newest.clone());
@@ -87,6 +89,7 @@ impl Snapshot {
             let known = base.find(piece.state, piece.key_group, piece.hashes.first)?;
             (known.hashes == piece.hashes && piece.changed < known.sqn.0).then(|| known.clone())
         };
+        // Newest first: it has the highest sqn, so it knows most of the pieces that have not changed.
         self.leans_on.iter().rev().find_map(same)
     }
 
@@ -133,6 +136,7 @@ impl Snapshots {
     pub(crate) fn give_up(&mut self, id: CheckpointId) -> Option<Snapshot> {
         let snapshot = self.running.remove(&id)?;
         if let Some(task) = &snapshot.task {
+            // It ends at its next wait, and holds no lock there. Files that it has uploaded are left to a sweep.
             task.abort();
         }
         Some(snapshot)
@@ -145,15 +149,19 @@ impl Snapshots {
 
     /// Waits until the next snapshot is over, counted from now.
     pub(crate) fn one_over(&self) -> OwnedNotified {
+        // A future of this kind hears of every end from its making on, whenever it is first polled.
         self.over.clone().notified_owned()
     }
 
     /// When the turn of checkpoint `id` comes.
     pub(crate) fn turn(&self, id: CheckpointId, now: Instant) -> When {
         let Some(snapshot) = self.running.get(&id) else { return When::Never };
+        // Nothing before it is under way, so there is nothing to wait for.
         let Some(progressed) = self.running.range(..id).map(|(_, before)| before.progressed).max() else {
             return When::Now;
         };
+        // A snapshot waits as long as one before it goes on. A quarter of its own time without any progress ends that:
+        // it must not fail because the store does not take the files of another one.
         let patience = snapshot.deadline.saturating_duration_since(snapshot.triggered) / PATIENCE;
         let latest = progressed.max(snapshot.triggered) + patience;
         if latest <= now { When::Now } else { When::Later(latest) }

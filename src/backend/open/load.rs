@@ -21,19 +21,18 @@ pub(super) async fn load(
 ) -> Result<Loaded, LoadError> {
     let states = States::restored(&claim.manifest.states, |id| claim.bound.contains(&id));
     if let Some(source) = &claim.savepoint {
-        return savepoint::load(env, (claim, source), states, progress).await;
+        return savepoint::load(env, claim, source, states, progress).await;
     }
     if let Some(store) = &claim.native {
-        return native::load(env, (claim, store), states, progress).await;
+        return native::load(env, claim, store, states, progress).await;
     }
+    // An owner that begins empty has no use for the state of the one before.
     let predecessor = predecessor.filter(|_| !claim.parts.is_empty());
     let warm::Begun { contents, images, rolled_back, is_warm, not_warm } =
-        warm::begin(env, claim, (predecessor, &states), progress).await?;
-    let Claim { manifest, parts, operator, .. } = claim;
+        warm::begin(env, claim, predecessor, &states, progress).await?;
     let Contents { inner, mut restored, previous } = contents;
-    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
     let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
-    let shares = shares::read(env, (manifest, &states), (operator, checkpoint), retry).await;
+    let shares = shares::read(env, claim, &states, retry).await;
     let (shares, read) = shares.map_err(LoadError::Restore)?;
     restored.progress.add(read);
     let shares = match rolled_back {

@@ -18,17 +18,17 @@ use crate::{
 /// An inner backend with the state of `claim`, as it is in `store`.
 pub(super) async fn load(
     env: &Environment,
-    (claim, store): (&Claim, &Store),
+    claim: &Claim,
+    store: &Store,
     states: States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Loaded, LoadError> {
     let there = Environment { store: store.clone(), ..env.clone() };
     let refused = |error: LoadError| error.refused(claim);
-    let contents = restore(&there, claim, &states, (store, None), progress).await.map_err(refused)?;
+    let contents = restore(&there, claim, &states, None, progress).await.map_err(refused)?;
     let Contents { inner, mut restored, .. } = contents;
-    let checkpoint = claim.parts.first().map_or(0, |part| part.checkpoint.id);
     let retry = Retry::forever().at_most(RESTORE_READ_ATTEMPTS);
-    let shares = shares::read(&there, (&claim.manifest, &states), (&claim.operator, checkpoint), retry).await;
+    let shares = shares::read(&there, claim, &states, retry).await;
     let (shares, read) = shares.map_err(|error| refused(LoadError::Restore(error)))?;
     restored.progress.add(read);
     // The base is the savepoint's, and none of this backend's.

@@ -11,7 +11,7 @@ use crate::{
     claim::{claimed::Claim, part::RestoredPart, states::States},
     error::{Error, Reason},
     materialization::reusable::Reusable,
-    object::{Retry, Store},
+    object::Retry,
     restore::{KeptImages, Progress, Restore, RestoreError, Restored, block_memory},
     state::{StateBackend, hashmap::HashMapBackend, operator::WithOperatorState},
     tasks,
@@ -59,24 +59,26 @@ impl LoadError {
     }
 }
 
-/// Restores the state that `claim` begins with; reads from `store`, and from the images in `kept` if it has them.
+/// Restores the state that `claim` begins with. Reads from the store of `env`, and from the images in `kept` if it has
+/// them.
 pub(super) async fn restore(
     env: &Environment,
     claim: &Claim,
     states: &States,
-    (store, kept): (&Store, Option<&KeptImages>),
+    kept: Option<&KeptImages>,
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Contents, LoadError> {
     let manifest = &claim.reads;
     let inner = inner_backend(env, &manifest.shape).map_err(LoadError::Refused)?;
     let mut inner = WithOperatorState::new(inner);
+    // Every id is registered before the first change, which may name any of them.
     tasks::blocking_if(inner.may_block(), || {
         states.data().for_each(|(id, descriptor)| inner.register(id, descriptor));
     });
     let restored = match claim.parts.first() {
         Some(part) => {
             let restore = Restore {
-                store,
+                store: &env.store,
                 tasks: &env.tasks,
                 local: env.local.as_deref(),
                 kept,
@@ -92,6 +94,7 @@ pub(super) async fn restore(
         }
         None => Restored::default(),
     };
+    // Only a base of the backend's own chain is reused: stamps and sqns of another chain cannot be compared.
     let previous = manifest.owner().contents.base.zip(restored.base.clone());
     let previous = previous.map(|(uuid, index)| Arc::new(Reusable::new(uuid, index)));
     Ok(Contents { inner, restored, previous })

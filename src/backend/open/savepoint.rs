@@ -29,11 +29,13 @@ use crate::{
 /// An inner backend filled with the rows of `source` that belong to it.
 pub(super) async fn load(
     env: &Environment,
-    (claim, source): (&Claim, &Source),
+    claim: &Claim,
+    source: &Source,
     states: States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Loaded, LoadError> {
-    let mut contents = restore(env, claim, &states, (&env.store, None), |_| {}).await?;
+    // The manifest names nothing of the savepoint. So this restores the empty state, with all states registered.
+    let mut contents = restore(env, claim, &states, None, |_| {}).await?;
     let to = (claim.manifest.backend.subtask, claim.manifest.shape.parallelism);
     let key_groups = claim.manifest.shape.key_groups;
     let mut loading = Loading { source, key_groups, operator: BTreeMap::new(), fault: None };
@@ -49,7 +51,10 @@ pub(super) async fn load(
         let (path, bytes) = OperatorMeta::read_file(&env.store, at, file, retry).await.map_err(refused)?;
         let inner = &mut contents.inner;
         let most = block_memory(env.options.state_memory);
-        let rows = tasks::blocking_if(inner.may_block(), || loading.file(inner, (&path, &bytes), file, most));
+        let read = RowFile { meta: file, path, bytes };
+        let rows = tasks::blocking_if(inner.may_block(), || loading.file(inner, &read, most));
+        // Ordering: a fault of the inner backend comes before the error of the rows, which is only its consequence. The
+        // savepoint is not damaged then.
         if let Some(fault) = loading.fault.take() {
             return Err(faulty(&fault));
         }
@@ -77,6 +82,16 @@ struct Loading<'a> {
     fault: Option<StateError>,
 }
 
+/// A file of rows that was read.
+struct RowFile<'a> {
+    /// The entry of the file in the metadata.
+    meta: &'a FileMeta,
+    /// The path of the file, for messages.
+    path: Path,
+    /// The contents of the file.
+    bytes: Bytes,
+}
+
 impl Loading<'_> {
     /// Whether a file has rows for subtask `to.0` of `to.1`.
     fn needs(&self, file: &FileMeta, to: (u32, u32)) -> bool {
@@ -91,17 +106,17 @@ impl Loading<'_> {
         }
     }
 
-    /// Loads one file; returns how many rows it had.
+    /// Loads one file, whose row groups may have `max_bytes` uncompressed; returns how many rows it had.
     fn file(
         &mut self,
         inner: &mut WithOperatorState,
-        (path, bytes): (&Path, &Bytes),
-        file: &FileMeta,
+        file: &RowFile<'_>,
         max_bytes: u64,
     ) -> Result<u64, SavepointError> {
+        let RowFile { meta, path, bytes } = file;
         let rows = read_rows(path, bytes, max_bytes, |row| self.row(inner, row))?;
-        if rows != file.rows {
-            let what = format!("it has {rows} rows, {} recorded", file.rows);
+        if rows != meta.rows {
+            let what = format!("it has {rows} rows, {} recorded", meta.rows);
             return Err(SavepointError::damaged(path, None, what));
         }
         self.fault = inner.finish_batch().err();
@@ -114,6 +129,7 @@ impl Loading<'_> {
         };
         row.check(state)?;
         match row.place {
+            // A file may have key groups of other subtasks, too.
             Place::KeyGroup(key_group) if !self.key_groups.contains(key_group) => Ok(()),
             Place::KeyGroup(_) => row.change(*id, |change| inner.apply(change)).map_err(|error| {
                 let what = error.to_string();
@@ -132,6 +148,7 @@ impl Loading<'_> {
         };
         let had = self.operator.entry(id).or_default().entry(subtask).or_insert_with(empty);
         match (row.entry, had) {
+            // Elements come in order and without gaps. Anything else is a damaged file.
             (Entry::Element(index, value), Contents::Elements(elements)) if index == elements.len() as u64 => {
                 elements.push(copied(value));
                 Ok(())
@@ -150,6 +167,7 @@ impl Loading<'_> {
         let share_of = |(id, mut had): (StateId, BTreeMap<u32, Contents>)| {
             had.values_mut().for_each(|contents| {
                 if let Contents::Entries(entries) = contents {
+                    // In the order in which a backend lists its map, with which they are compared.
                     entries.sort();
                 }
             });

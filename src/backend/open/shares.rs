@@ -7,7 +7,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::{
     backend::environment::Environment,
     checkpoint::manifest::{Import, Manifest},
-    claim::{redistribution::Sources, states::States},
+    claim::{claimed::Claim, states::States},
+    object::Retry,
     restore::{Imported, Progress, Restore, RestoreError, block_memory},
     state::{
         self, StateBackend,
@@ -20,16 +21,30 @@ use crate::{
 /// The operator state that a backend begins with, besides its own: for each state, its whole contents.
 pub(super) type Shares = Vec<(StateId, Contents)>;
 
-/// Reads the shares of a backend from `sources`, which `manifest` names. Also returns how much was read. Cancel-safe.
+/// Reads the operator state of single subtasks of a checkpoint.
+struct SubtaskReader<'a> {
+    env: &'a Environment,
+    /// The manifest of the backend that reads, which has the imports.
+    by: &'a Manifest,
+    /// The checkpoint that is restored, for messages.
+    checkpoint: CheckpointId,
+    /// All operator state of the backend that reads.
+    states: &'a [(StateId, StateDescriptor)],
+    retry: Retry,
+}
+
+/// Reads the shares of the backend that `claim` opens, which has `states`. Also returns how much was read. Cancel-safe.
 ///
 /// # Errors
 /// If a source cannot be read.
 pub(super) async fn read(
     env: &Environment,
-    (manifest, states): (&Manifest, &States),
-    (sources, checkpoint): (&Sources, CheckpointId),
-    retry: crate::object::Retry,
+    claim: &Claim,
+    states: &States,
+    retry: Retry,
 ) -> Result<(Shares, Progress), RestoreError> {
+    let Claim { manifest, parts, operator: sources, .. } = claim;
+    let checkpoint = parts.first().map_or(0, |part| part.checkpoint.id);
     if sources.parallelism == 0 {
         return Ok(Default::default());
     }
@@ -39,11 +54,13 @@ pub(super) async fn read(
     };
     let shared: Vec<(StateId, StateDescriptor)> =
         states.in_force().map(|state| (state.id, state.descriptor)).filter(|(_, state)| is_shared(state)).collect();
+    // All operator state is registered with each reader, whether or not it is shared: the log of a subtask has changes
+    // of all of it.
     let all = states.data().filter(|(_, state)| state.redistribution.is_some());
     let all: Vec<(StateId, StateDescriptor)> = all.map(|(id, state)| (id, state.clone())).collect();
     // Collected first: a stream of borrowing closures would make the restore a future that cannot be spawned.
-    let reads: Vec<_> =
-        sources.imports.iter().map(|import| read_one(env, manifest, (import, checkpoint), (&all, retry))).collect();
+    let reader = SubtaskReader { env, by: manifest, checkpoint, states: &all, retry };
+    let reads: Vec<_> = sources.imports.iter().map(|import| reader.read(import)).collect();
     let had: Vec<(u32, HashMapBackend, Progress)> =
         stream::iter(reads).buffered(env.options.download_parallelism.max(1)).try_collect().await?;
     let mut progress = Progress::default();
@@ -62,32 +79,30 @@ pub(super) async fn read(
     Ok((shares, progress))
 }
 
-/// Reads all operator state of one subtask.
-async fn read_one(
-    env: &Environment,
-    by: &Manifest,
-    (import, checkpoint): (&Import, CheckpointId),
-    (states, retry): (&[(StateId, StateDescriptor)], crate::object::Retry),
-) -> Result<(u32, HashMapBackend, Progress), RestoreError> {
-    let mut backend = HashMapBackend::new(KeyGroupRange::OPERATOR);
-    for (id, state) in states {
-        backend.register(*id, state);
+impl SubtaskReader<'_> {
+    /// Reads all operator state of the subtask that `import` is of.
+    async fn read(&self, import: &Import) -> Result<(u32, HashMapBackend, Progress), RestoreError> {
+        let Self { env, by, checkpoint, states, retry } = *self;
+        let mut backend = HashMapBackend::new(KeyGroupRange::OPERATOR);
+        for (id, state) in states {
+            backend.register(*id, state);
+        }
+        let (manifest, record) = import.view(by, checkpoint);
+        let restore = Restore {
+            store: &env.store,
+            tasks: &env.tasks,
+            local: env.local.as_deref(),
+            kept: None,
+            manifest: &manifest,
+            checkpoint: &record,
+            parallel_reads: env.options.download_parallelism,
+            retry,
+            block_memory: block_memory(env.options.state_memory),
+            imported: Some(Imported { import, by }),
+        };
+        let restored = restore.run(&mut backend, |_| {}).await?;
+        Ok((import.origin.subtask, backend, restored.progress))
     }
-    let (manifest, record) = import.view(by, checkpoint);
-    let restore = Restore {
-        store: &env.store,
-        tasks: &env.tasks,
-        local: env.local.as_deref(),
-        kept: None,
-        manifest: &manifest,
-        checkpoint: &record,
-        parallel_reads: env.options.download_parallelism,
-        retry,
-        block_memory: block_memory(env.options.state_memory),
-        imported: Some(Imported { import, by }),
-    };
-    let restored = restore.run(&mut backend, |_| {}).await?;
-    Ok((import.origin.subtask, backend, restored.progress))
 }
 
 /// The subset of `shares` that differs from the contents of `inner`.
@@ -95,6 +110,7 @@ pub(super) fn changed(inner: &WithOperatorState, shares: Shares, states: &States
     let mut changed = vec![];
     for (id, share) in shares {
         let Some(state) = states.get(id) else { continue };
+        // A share that is there already needs no changes in the log, as after most restarts.
         if state::operator::contents(inner, id, state.kind)? != share {
             changed.push((id, share));
         }

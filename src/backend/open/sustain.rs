@@ -11,7 +11,7 @@ use crate::{
 ///
 /// # Errors
 /// If the materialization cannot be made; the backend has ended then.
-pub(super) async fn materialized((backend, changelog): (&Backend, bool)) -> Result<(), Error> {
+pub(super) async fn materialized(backend: &Backend, changelog: bool) -> Result<(), Error> {
     if !changelog {
         return Ok(());
     }

@@ -8,6 +8,7 @@ use crate::{
     claim::{claimed::Claim, states::States},
     error::Reason,
     materialization::reusable::Reusable,
+    object::Path,
     restore::{KeptImages, Progress, RestoreError, Restored},
     state::{StateBackend, StateError},
     types::{InnerBackend, Sqn},
@@ -36,7 +37,8 @@ pub(super) fn needs_marks(env: &Environment, inner: InnerBackend) -> bool {
 pub(super) async fn begin(
     env: &Environment,
     claim: &Claim,
-    (predecessor, states): (Option<&Backend>, &States),
+    predecessor: Option<&Backend>,
+    states: &States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Begun, LoadError> {
     let on_disk = claim.manifest.shape.inner == InnerBackend::RocksDb;
@@ -44,7 +46,7 @@ pub(super) async fn begin(
     let mut not_warm = String::new();
     if let Some(predecessor) = predecessor {
         let begun = match (on_disk, &images) {
-            (true, Some(_)) => from_disk(env, claim, (predecessor, states), progress).await?,
+            (true, Some(_)) => from_disk(env, claim, predecessor, states, progress).await?,
             (true, None) => Err(OFF.to_owned()),
             (false, _) => from_memory(env, claim, predecessor, states),
         };
@@ -54,7 +56,7 @@ pub(super) async fn begin(
         }
         tracing::info!(backend = %predecessor.id(), why = not_warm, "what is at hand is of no use: restoring from the store");
     }
-    let contents = restore(env, claim, states, (&env.store, images.as_ref()), progress).await?;
+    let contents = restore(env, claim, states, images.as_ref(), progress).await?;
     Ok(Begun { contents, images, rolled_back: None, is_warm: false, not_warm })
 }
 
@@ -66,9 +68,11 @@ const OFF: &str = "`execution.state-recovery.warm` is off";
 async fn from_disk(
     env: &Environment,
     claim: &Claim,
-    (predecessor, states): (&Backend, &States),
+    predecessor: &Backend,
+    states: &States,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<Result<Begun, String>, LoadError> {
+    // The core is let go before the restore, which may take long.
     let images = {
         let mut core = predecessor.shared.core();
         if !is_fenced(&core) {
@@ -81,7 +85,8 @@ async fn from_disk(
     };
     let Some(images) = images else { return Ok(Err("the owner before kept nothing on local disk".to_owned())) };
     let (store, recall) = env.store.recalling();
-    let restored = restore(env, claim, states, (&store, Some(&images)), progress).await;
+    let recalling = Environment { store, ..env.clone() };
+    let restored = restore(&recalling, claim, states, Some(&images), progress).await;
     let contents = match restored {
         Ok(contents) => contents,
         Err(LoadError::Restore(RestoreError::Stopped)) => return Err(LoadError::Restore(RestoreError::Stopped)),
@@ -89,11 +94,11 @@ async fn from_disk(
         Err(LoadError::Restore(error)) => return Ok(Err(format!("restoring from local disk: {error}"))),
         Err(refused) => return Err(refused),
     };
-    let not_warm = recall.missing().map(not_local).unwrap_or_default();
+    let not_warm = recall.missing().map(|(reads, first)| not_local(reads, &first)).unwrap_or_default();
     Ok(Ok(Begun { contents, images: Some(images), rolled_back: None, is_warm: not_warm.is_empty(), not_warm }))
 }
 
-fn not_local((reads, first): (u64, crate::object::Path)) -> String {
+fn not_local(reads: u64, first: &Path) -> String {
     format!(
         "{reads} reads of what is not on local disk, or not any more, went to the store; the first was of `{first}`"
     )
@@ -103,6 +108,8 @@ fn not_local((reads, first): (u64, crate::object::Path)) -> String {
 fn from_memory(env: &Environment, claim: &Claim, predecessor: &Backend, states: &States) -> Result<Begun, String> {
     let taken = take_over(env, &mut predecessor.shared.core(), claim)?;
     let epoch = claim.manifest.owner().epoch.number;
+    // The rollback is stamped with the first sqn of the new epoch, which is above every sqn of the old ones. So no
+    // piece of an older materialization counts as unchanged, where the rollback has changed it.
     let rolled_back = roll_back(taken, states, Sqn::first_of(epoch));
     let (contents, changes) = rolled_back.map_err(|fault| format!("rolling back: {}", error::inner(&fault)))?;
     let (rolled_back, not_warm) = (Some(changes), String::new());
@@ -128,6 +135,7 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
     if !env.options.warm {
         return Err(OFF.to_owned());
     }
+    // An owner that ended otherwise has dropped its state, or a fault may be in it.
     if !is_fenced(core) {
         return Err(ENDED.to_owned());
     }
@@ -136,10 +144,15 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
         return Err(OTHER_SHAPE.to_owned());
     }
     let known = |(id, registration)| claim.manifest.states.get(&id) == Some(registration);
+    // The new owner takes an id that no manifest names for another state. The inner backend would have two states under
+    // one id.
     if !core.table.states().registrations().all(known) {
         return Err("the owner before had registered states that none of its manifests names".to_owned());
     }
+    // Ordering: everything that may refuse comes before the table is emptied.
     let table = core.table.take(&part.checkpoint)?;
+    // Parts are reused only of the base that the new manifest names. Those of another materialization may be deleted by
+    // now.
     let base = claim.manifest.owner().contents.base;
     let previous = core.bases.take_previous().filter(|previous| Some(previous.uuid()) == base);
     Ok(Taken { table, previous })
@@ -148,6 +161,8 @@ fn take_over(env: &Environment, core: &mut Core, claim: &Claim) -> Result<Taken,
 /// Rolls the contents back to the mark; the changes that do so are stamped with `stamp`.
 fn roll_back(taken: Taken, states: &States, stamp: Sqn) -> Result<(Contents, u64), StateError> {
     let Taken { table: table::Taken { mut inner, mut marks, mark, log_changes, time, last_state }, previous } = taken;
+    // The changes of the rollback are counted and not logged: the new epoch begins with the state of the checkpoint,
+    // which it names.
     let mut changes = 0;
     inner.set_stamp(stamp.0);
     let is_back = marks.undo.roll_back(&mut inner, mark, &mut |_| changes += 1)?;

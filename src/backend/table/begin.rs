@@ -25,11 +25,13 @@ impl Table {
 
     fn replace(&mut self, id: StateId, share: &Contents, log: &mut Log<'_>) -> Result<(), String> {
         let Self { inner, states, env, time, .. } = self;
+        // A state that is not in force has no operations, so none here either.
         let Some(descriptor) = states.get(id) else { return Ok(()) };
         let limits = &env.options.limits;
         let context = OpContext {
             descriptor,
             max_value_bytes: limits.max_value_bytes,
+            // Nothing is read here, so pages, tokens and positions in lists are of no use.
             page_bytes: 0,
             key_groups: self.shape.key_groups,
             scope: 0,

@@ -35,6 +35,7 @@ impl Table {
     /// Checks every operation by its shape, ids and sizes. Puts the key groups into `self.key_groups`.
     pub(crate) fn check_batch(&mut self, operations: &[Operation<'_>]) -> Result<Effects, Error> {
         let limits = self.env.options.limits;
+        // The count is bounded first, since everything below takes time and memory by it.
         if operations.len() > limits.max_batch_operations {
             let text = format!("{} operations: a batch has at most {}", operations.len(), limits.max_batch_operations);
             return Err(Error::new(Reason::LimitExceeded, text));
@@ -49,6 +50,7 @@ impl Table {
             effects.reads_change |= self.states.get(operation.state).is_some_and(|descriptor| descriptor.ttl.is_some());
             grows |= operation.op.grows();
         }
+        // Ordering: room is made last. It may end idle backends, and a malformed batch must not cost anybody a backend.
         if grows {
             self.check_state_memory()?;
         }
@@ -93,6 +95,7 @@ impl Table {
         let checked = op::check(&operation.op, &at, descriptor, &self.env.options.limits);
         checked.map_err(|fault| error::operation(index, &fault))?;
         let read = read_key_groups(operation, key_group, self.shape.key_groups);
+        // Only lists with TTL are rewritten, so only their tokens need cursors. At a mark nothing is rewritten.
         let cursors = (descriptor.ttl.is_some() && !at_mark).then(|| &**self.clean_ups.lists());
         let token = op::scan::check_token(&operation.op, at, (self.scope, cursors), read);
         token.map_err(|fault| error::operation(index, &fault))?;
@@ -109,6 +112,8 @@ impl Table {
                 return Err(wrong(format!("key group {group} is given, but operator state has none; leave it out")));
             }
         }
+        // The client assigns key groups or the daemon does, for the life of the state. A key that came under two rules
+        // would be found in two places.
         let group = match (shape.assignment, operation.key_group) {
             // Such an operation reads all key groups.
             (_, None) if !operation.op.is_keyed() => return Ok(shape.key_groups.first()),

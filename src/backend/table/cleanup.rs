@@ -32,6 +32,18 @@ pub(super) struct CleanUps {
     lists: Arc<Cursors>,
 }
 
+/// One pass of clean-up at the end of a batch, and the facts about that batch.
+pub(super) struct Pass<'a> {
+    /// The registered states.
+    pub(super) states: &'a States,
+    /// The key groups of the backend.
+    pub(super) key_groups: KeyGroupRange,
+    /// The time of the batch, by which entries have expired or not.
+    pub(super) time: TimeMs,
+    /// The upkeep that removes expired entries; `None` if the batch may not write.
+    pub(super) upkeep: Option<&'a Upkeep>,
+}
+
 impl CleanUps {
     /// Begins the clean-up of these states.
     pub(super) fn new(states: &States) -> Self {
@@ -75,14 +87,17 @@ impl CleanUps {
         }
     }
 
-    /// Looks at the entries that the batch owes, and removes the expired ones. Without `upkeep` nothing is owed.
+    /// Looks at the entries that the batch of `pass` owes, and removes the expired ones. Without upkeep nothing is
+    /// owed.
     pub(super) fn settle(
         &mut self,
-        (marks, inner): (&mut Option<Marks>, &mut dyn StateBackend),
-        states: &States,
-        (key_groups, time, upkeep): (KeyGroupRange, TimeMs, Option<&Upkeep>),
+        marks: &mut Option<Marks>,
+        inner: &mut dyn StateBackend,
+        pass: &Pass<'_>,
         log: &mut impl FnMut(&Change<'_>),
     ) -> Result<(), StateError> {
+        let Pass { states, key_groups, time, upkeep } = *pass;
+        // Taken even if nothing is done: a batch does not pay for the ones before it.
         let mut owed = std::mem::take(&mut self.owed);
         let Some(upkeep) = upkeep else { return Ok(()) };
         for (state, entries) in &self.every_batch {

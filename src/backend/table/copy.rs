@@ -86,6 +86,8 @@ impl Table {
         let images = self.inner.images().expect("a backend of images stays one");
         let key_groups = images.parts().get(part).copied();
         let known = previous.zip(key_groups).and_then(|(previous, key_groups)| previous.image(key_groups));
+        // Strictly below: an image at some sqn has all changes below that sqn, and a change is stamped with the sqn of
+        // its batch. With equal numbers the change came after the image.
         if let Some(known) = known.filter(|known| images.changed(part) < known.sqn.0) {
             return Ok(Imaged::Known(known.clone()));
         }
@@ -107,19 +109,25 @@ impl Table {
     pub(crate) fn piece(
         &self,
         previous: Option<&Reusable>,
-        (state, group, first): (StateId, KeyGroup, u64),
+        state: StateId,
+        group: KeyGroup,
+        first: u64,
     ) -> Result<Pieced, StateError> {
-        tasks::blocking_if(self.may_block(), || self.copy_piece(previous, (state, group, first)))
+        tasks::blocking_if(self.may_block(), || self.copy_piece(previous, state, group, first))
     }
 
     fn copy_piece(
         &self,
         previous: Option<&Reusable>,
-        (state, group, first): (StateId, KeyGroup, u64),
+        state: StateId,
+        group: KeyGroup,
+        first: u64,
     ) -> Result<Pieced, StateError> {
         let is_operator = group == KeyGroup::OPERATOR;
         let pieces = if is_operator { Some(self.inner.operator_pieces()) } else { self.inner.pieces() };
         let pieces = pieces.expect("a backend of pieces stays one");
+        // Strictly below: a piece at some sqn has all changes below that sqn, and a change is stamped with the sqn of
+        // its batch. With equal numbers the change came after the piece.
         if let Some(piece) = previous.and_then(|previous| previous.find(state, group, first))
             && pieces.changed(state, group, piece.hashes) < piece.sqn.0
         {
@@ -158,6 +166,7 @@ impl Table {
         newest: &[FrozenImage],
     ) -> Result<Vec<FrozenImage>, StateError> {
         tasks::blocking_if(self.may_block(), || {
+            // Ordering: the images first, since the disk may refuse them. A cut of contents in memory cannot fail.
             let frozen = self.freeze_images(previous.map(|previous| &**previous), newest)?;
             self.inner.cuts().begin_cut(id, Reusable::kept(previous));
             Ok(frozen)
@@ -178,6 +187,7 @@ impl Table {
                 frozen.push(FrozenImage::Known(known.clone()));
                 continue;
             }
+            // With the same newest stamp, nothing has changed between the two cuts, and they share one image.
             let same = |image: &&FrozenImage| matches!(image, FrozenImage::Taken(_, stamp) if *stamp == changed);
             if let Some(same) = newest.get(part).filter(same) {
                 frozen.push(same.clone());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     Table,
     check::{address, read_key_groups},
+    cleanup::Pass,
     log::Log,
     marks::Live,
     slices::Ahead,
@@ -34,22 +35,24 @@ impl Table {
         &mut self,
         operations: &[Operation<'_>],
         upkeep: Option<&Upkeep>,
-        (ahead, log): (Ahead, &mut Log<'_>),
+        ahead: Ahead,
+        log: &mut Log<'_>,
     ) -> Result<Vec<(u32, Option<Answer>)>, String> {
-        tasks::blocking_if(self.may_block(), || self.try_execute(operations, upkeep, (ahead, log)))
+        tasks::blocking_if(self.may_block(), || self.try_execute(operations, upkeep, ahead, log))
     }
 
     fn try_execute(
         &mut self,
         operations: &[Operation<'_>],
         upkeep: Option<&Upkeep>,
-        (ahead, log): (Ahead, &mut Log<'_>),
+        ahead: Ahead,
+        log: &mut Log<'_>,
     ) -> Result<Vec<(u32, Option<Answer>)>, String> {
         let limits = &self.env.options.limits;
-        let mut view = ahead.view(limits);
+        let mut view = ahead.view(limits, self.scope);
         view.time = self.time;
         let Self { inner, states, key_groups, clean_ups, marks, .. } = self;
-        let (all, scope) = (self.shape.key_groups, self.scope);
+        let all = self.shape.key_groups;
         let cursors = Arc::clone(clean_ups.lists());
         let done = view.done;
         let left = || operations.iter().zip(key_groups.iter()).skip(done);
@@ -57,12 +60,14 @@ impl Table {
         let mut log = |change: &Change<'_>| log.append(change);
         for (operation, key_group) in left() {
             let descriptor = states.get(operation.state).expect("a checked operation has a state");
+            // Bounded before the operation runs: an answer that does not fit could not be taken back, and firing timers
+            // would have removed them for nothing.
             if operation.op.answers() && view.is_full(limits) {
                 view.answered(None);
                 continue;
             }
             let key_groups = read_key_groups(operation, *key_group, all);
-            let context = view.context(descriptor, limits, (key_groups, scope), (upkeep, &*cursors));
+            let context = view.context(descriptor, key_groups, upkeep, &cursors);
             let at = address(operation, *key_group);
             if descriptor.ttl.is_some() {
                 clean_ups.touched(operation.state, descriptor);
@@ -74,9 +79,11 @@ impl Table {
                 None => view.done += 1,
             }
         }
+        // Ordering: the clean-up comes after the operations and before the batch ends. Its removals are changes of this
+        // batch, and cannot hide an entry from an operation of it.
         let incremental = upkeep.map(|_| clean_ups.upkeep());
-        let settled = (all, self.time, incremental.as_ref());
-        clean_ups.settle((marks, inner), states, settled, &mut log).map_err(|fault| error::inner(&fault))?;
+        let pass = Pass { states, key_groups: all, time: self.time, upkeep: incremental.as_ref() };
+        clean_ups.settle(marks, inner, &pass, &mut log).map_err(|fault| error::inner(&fault))?;
         inner.finish_batch().map_err(|fault| error::inner(&fault))?;
         self.env.metrics.ttl_removed(upkeep, incremental.as_ref());
         Ok(view.answers)

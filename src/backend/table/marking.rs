@@ -29,6 +29,7 @@ impl Table {
     /// Rules out rolling back to the marks so far, because of an event that cannot be undone.
     pub(crate) fn close_way_back(&mut self, why: &'static str) {
         if let Some(marks) = &mut self.marks {
+            // Marks that are set later are not concerned: the event is before them.
             marks.closed = marks.known.keys().next_back().map(|newest| (*newest, why));
         }
     }
@@ -38,6 +39,7 @@ impl Table {
         let (Some(marks), NoticeOutcome::Done) = (&mut self.marks, outcome) else { return };
         let same = |identity: &CheckpointIdentity| identity.epoch == target.epoch && identity.id == target.id;
         let is_newest = marks.completed.is_none_or(|(_, mark)| Mark(target.id) > mark);
+        // Checkpoints of older owners have no mark here, except for the restored one.
         if target.epoch == owner.epoch().number
             && is_newest
             && let Some(record) = owner.ledger().retained().iter().find(|record| same(&record.identity))
@@ -50,6 +52,8 @@ impl Table {
     pub(crate) fn retain_marks(&mut self, owner: &Owner) {
         let Some(Marks { undo, completed, readers, known, .. }) = &mut self.marks else { return };
         let (epoch, ledger) = (owner.epoch().number, owner.ledger());
+        // A mark above the newest completed one may become the next: its checkpoint is in flight, or published and not
+        // completed yet.
         let newest = completed.map(|(_, mark)| mark);
         let may_complete = |mark: Mark| {
             let retained = || ledger.retained().iter().map(|record| &record.identity);
@@ -79,6 +83,7 @@ impl Table {
         }
         *counted = now;
         if let Some(garbage) = undo.take_garbage() {
+            // Many records take a while to drop, and batches would wait for it.
             self.env.tasks.spawn(async move { drop(garbage) });
         }
     }

@@ -95,6 +95,7 @@ impl<'a> Live<'a> {
     /// For changes of a state of `kind`.
     pub(super) fn new(marks: &'a mut Option<Marks>, inner: &'a mut dyn StateBackend, kind: StateKind) -> Self {
         match marks {
+            // Every overwritten entry is looked up once more to be recorded, so nothing is recorded without need.
             Some(marks) if marks.undo.is_recording() => Self::Recorded(marks.undo.recording(inner, kind)),
             _ => Self::Plain(inner),
         }

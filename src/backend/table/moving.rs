@@ -85,6 +85,8 @@ impl Mover<'_> {
         if self.of.kind == StateKind::Timer {
             return self.timers(cursor);
         }
+        // Empty key groups fill no batch. Their number is bounded as well, since the core is let go only between two
+        // batches.
         for _ in 0..GROUPS_PER_BATCH {
             let Some(group) = cursor.group else { return Ok(()) };
             let mut names: Vec<(Bytes, Bytes)> = vec![];
@@ -93,6 +95,8 @@ impl Mover<'_> {
                 names.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace)));
             })?;
             for (key, namespace) in names {
+                // Ordering: the cursor passes a cell only when nothing of it is left. A map that is moved page by page
+                // is met again until then.
                 if !self.cell(group, &key, &namespace)? {
                     return Ok(());
                 }
@@ -112,6 +116,7 @@ impl Mover<'_> {
     /// Moves the earliest timers of all key groups.
     fn timers(&mut self, cursor: &mut Cursor) -> Result<(), StateError> {
         let mut timers = vec![];
+        // Timers that were moved are gone from the old data, so each page begins at the earliest one that is left.
         let more = self.inner.timer_page(self.of.from, None, i64::MAX, self.left, &mut |timer| {
             let TimerRef { time, key, namespace, key_group } = timer;
             timers.push((time, Bytes::copy_from_slice(key), Bytes::copy_from_slice(namespace), key_group));

@@ -80,6 +80,7 @@ impl Table {
             while reads.answers.len() < end.min(operations.len()) && room - reads.room < STEP_BYTES {
                 let counted_on = reads.counted.is_under_way();
                 self.read_next(reads, operations)?;
+                // A count has used up the entries of this step, whether or not it has come to its end.
                 if reads.counted.is_under_way() || counted_on {
                     break;
                 }
@@ -92,15 +93,18 @@ impl Table {
     fn read_next(&mut self, reads: &mut Reads, operations: &[Operation<'_>]) -> Result<(), Error> {
         let (index, limits) = (reads.answers.len(), self.env.options.limits);
         let Some(operation) = operations.get(index) else { return Ok(()) };
+        // Checked in each step: the core was free since the one before, and states may have been registered anew.
         let key_group = self.check_read_at(index, operation, reads.mark.is_some())?;
         if operation.op.is_write() {
             let text = format!("operation {index} is a write: a query only reads");
             return Err(Error::new(Reason::InvalidArgument, text));
         }
+        // The first operation is always carried out, so a client that is asked to ask again gets on.
         if index > 0 && reads.room < limits.max_value_bytes {
             reads.answers.push(None);
             return Ok(());
         }
+        // Batches since the last step may have pushed the mark out of `memory.undo`.
         if let Some((identity, mark)) = reads.mark {
             self.check_mark(identity.id, mark)?;
         }
@@ -119,7 +123,7 @@ impl Table {
         };
         if count::is_paged(&operation.op, descriptor, on_disk || reads.mark.is_some()) {
             let of = (&operation.op, descriptor, *time);
-            let total = reads.counted.next((contents, at), of, &mut { STEP_COUNT }).map_err(|fault| faulty(&fault))?;
+            let total = reads.counted.next(contents, at, of, &mut { STEP_COUNT }).map_err(|fault| faulty(&fault))?;
             reads.answers.extend(total.map(|total| Some(Answer::Count(total))));
             return Ok(());
         }

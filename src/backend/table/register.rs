@@ -20,9 +20,11 @@ impl Table {
     /// If a descriptor is malformed, or differs from the registered one without a declared change. Nothing was changed.
     pub(crate) fn register(
         &mut self,
-        (wanted, changes): (&[StateDescriptor], &[SchemaChange]),
+        wanted: &[StateDescriptor],
+        changes: &[SchemaChange],
         writable: Result<(), Error>,
     ) -> Result<(Plan, Vec<RegisteredState>), Error> {
+        // Only data whose descriptor changes is looked at, since each look may read the disk.
         let suspects = self.states.suspects(wanted);
         let filled = self.filled(suspects)?;
         let plan = self.states.plan(wanted, changes, &filled, &self.env.options.limits)?;
@@ -35,6 +37,7 @@ impl Table {
                 self.inner.register(*id, &registration.descriptor);
             }
         });
+        // Ordering: the former TTLs are read before the plan replaces them.
         let before = plan.ttls_before(&self.states);
         self.states.carry_out(&plan);
         let changed: BTreeSet<StateId> =

@@ -64,7 +64,8 @@ impl Counted {
     /// if another slice has to go on.
     pub(super) fn next(
         &mut self,
-        (reads, at): (&dyn StateBackend, Address<'_>),
+        reads: &dyn StateBackend,
+        at: Address<'_>,
         of: (&Op<'_>, &StateDescriptor, TimeMs),
         entries: &mut usize,
     ) -> Result<Option<u64>, StateError> {
@@ -94,8 +95,8 @@ pub(crate) struct Ahead {
 
 impl Ahead {
     /// The progress with which the rest of the batch goes on.
-    pub(super) fn view(self, limits: &Limits) -> BatchView {
-        if self.slices == 0 { BatchView::new(limits, 0) } else { self.view }
+    pub(super) fn view(self, limits: &Limits, scope: u64) -> BatchView {
+        if self.slices == 0 { BatchView::new(limits, scope, 0) } else { self.view }
     }
 }
 
@@ -111,6 +112,7 @@ impl Table {
         ahead: &mut Ahead,
         changes_nothing: bool,
     ) -> Result<bool, String> {
+        // A batch that fits one slice gains nothing: the body reads it in one go.
         let may_block = self.inner.may_block();
         let size = SliceSize::new(may_block);
         let counts = |operation: &Operation<'_>| matches!(operation.op, Op::MapCount | Op::ListCount);
@@ -118,14 +120,15 @@ impl Table {
             return Ok(false);
         }
         if ahead.slices == 0 {
+            // The body checks again, and returns the error. Before that nothing may be read of a batch that is refused.
             if self.check_batch(operations).is_err() {
                 return Ok(false);
             }
             self.pass_time();
-            ahead.view = BatchView::new(&self.env.options.limits, self.time);
+            ahead.view = BatchView::new(&self.env.options.limits, self.scope, self.time);
         }
         ahead.slices += 1;
-        let read = tasks::blocking_if(may_block, || self.read_slice(operations, ahead, (size, changes_nothing)));
+        let read = tasks::blocking_if(may_block, || self.read_slice(operations, ahead, size, changes_nothing));
         read.map_err(|fault| error::inner(&fault))
     }
 
@@ -133,7 +136,8 @@ impl Table {
         &mut self,
         operations: &[Operation<'_>],
         ahead: &mut Ahead,
-        (size, changes_nothing): (SliceSize, bool),
+        size: SliceSize,
+        changes_nothing: bool,
     ) -> Result<bool, StateError> {
         let (end, mut entries) = (ahead.view.done + size.operations, size.entries);
         let may_block = self.inner.may_block();
@@ -152,6 +156,7 @@ impl Table {
             if operation.op.is_write() || (is_timed && !is_paged && (touches || !is_long)) {
                 return Ok(false);
             }
+            // An operation of bounded cost, or one that is left out of a full reply.
             if !is_paged || ahead.view.is_full(&self.env.options.limits) {
                 let before = ahead.view.room();
                 self.read_one(operation, key_group, &mut ahead.view)?;
@@ -161,7 +166,7 @@ impl Table {
             let of = (&operation.op, descriptor, ahead.view.time);
             let is_first = !ahead.counted.is_under_way();
             let at = address(operation, key_group);
-            let Some(total) = ahead.counted.next((&self.inner, at), of, &mut entries)? else { return Ok(true) };
+            let Some(total) = ahead.counted.next(&self.inner, at, of, &mut entries)? else { return Ok(true) };
             if is_timed && is_first && !is_long {
                 // A count this short is left to the body, which also cleans up.
                 return Ok(false);
@@ -185,7 +190,7 @@ impl Table {
         }
         let descriptor = self.states.get(operation.state).expect("a checked operation has a state");
         let key_groups = read_key_groups(operation, key_group, self.shape.key_groups);
-        let context = view.context(descriptor, limits, (key_groups, self.scope), (None, self.clean_ups.lists()));
+        let context = view.context(descriptor, key_groups, None, self.clean_ups.lists());
         let at = address(operation, key_group);
         let answer = op::execute(&mut self.inner, at, &operation.op, &context, &mut |_| {})?;
         view.answered(answer);

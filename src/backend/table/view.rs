@@ -21,13 +21,17 @@ pub(crate) struct BatchView {
     pub(super) done: usize,
     /// The time of the batch, which all its operations see.
     pub(super) time: TimeMs,
+    /// Longest value that an operation may write or make, in bytes.
+    max_value_bytes: usize,
+    /// The scope of scan tokens of this owner.
+    scope: u64,
 }
 
 impl BatchView {
-    /// A batch that begins at `time`.
-    pub(super) fn new(limits: &Limits, time: TimeMs) -> Self {
+    /// A batch that begins at `time`, whose scan tokens are of `scope`.
+    pub(super) fn new(limits: &Limits, scope: u64, time: TimeMs) -> Self {
         let room = limits.max_message_bytes.saturating_sub(REPLY_OVERHEAD_BYTES);
-        Self { answers: vec![], room, done: 0, time }
+        Self { answers: vec![], room, done: 0, time, max_value_bytes: limits.max_value_bytes, scope }
     }
 
     /// Whether the longest possible answer no longer fits, so that further answers are left out.
@@ -49,20 +53,21 @@ impl BatchView {
         self.done += 1;
     }
 
-    /// The context in which the next operation is executed.
+    /// The context in which the next operation is executed, on a state with this descriptor. Without a key it reads
+    /// `key_groups`. `cursors` has positions in lists, by the tokens of pages that were handed out.
     pub(super) fn context<'a>(
         &self,
         descriptor: &'a StateDescriptor,
-        limits: &Limits,
-        (key_groups, scope): (KeyGroupRange, u64),
-        (upkeep, cursors): (Option<&'a Upkeep>, &'a Cursors),
+        key_groups: KeyGroupRange,
+        upkeep: Option<&'a Upkeep>,
+        cursors: &'a Cursors,
     ) -> OpContext<'a> {
         OpContext {
             descriptor,
-            max_value_bytes: limits.max_value_bytes,
+            max_value_bytes: self.max_value_bytes,
             page_bytes: self.room,
             key_groups,
-            scope,
+            scope: self.scope,
             time: self.time,
             upkeep,
             reach: Reach::default(),

@@ -83,6 +83,8 @@ impl Coordinators {
             let core = shared.core();
             (core.id.clone(), core.owner.epoch().number, core.owner.manifest().owner().attempt)
         };
+        // Ordering: all coordinators are locked until the member is entered. Otherwise a round in between could find
+        // this coordinator without members and forget it, and nobody would serve the new one.
         let mut all = self.0.lock();
         let coordinator = all.entry((id.job.clone(), attempt)).or_insert_with(|| {
             let (job, members, wake) = (id.job.clone(), Mutex::default(), Arc::default());
@@ -95,6 +97,7 @@ impl Coordinators {
         coordinator.members.lock().insert((id, epoch), shared.clone());
         let wake = coordinator.wake.clone();
         drop(all);
+        // Only now, since no core is waited for under that lock.
         let mut core = shared.core();
         if core.has_ended() {
             // The backend may have ended before it could tell this coordinator.
@@ -172,6 +175,8 @@ impl Coordinator {
         let retry = Retry::forever().at_most(REQUEST_ATTEMPTS);
         let awaits = round.awaits || !round.unreported.is_empty();
         let reports = round.unreported.into_iter().map(|(shared, report)| async move {
+            // Ordering 1: the report is durable before the owner hears of it. If the store fails, the part stays
+            // unreported, and the next round reports it again.
             job::report(&env.store, &report, retry).await?;
             reported(&mut shared.core(), report.part.id);
             Ok::<_, JobError>(())
@@ -180,6 +185,8 @@ impl Coordinator {
         if !awaits {
             return Ok(false);
         }
+        // Ordering 2: commits are looked for after the reports, because the last report of a checkpoint may be one of
+        // these.
         let (record, appended) = match job::finish(&env.store, &self.job, self.attempt, retry).await? {
             Finished::Current { record, appended, reported } => {
                 self.each(|core| reported_elsewhere(core, &reported));
@@ -190,11 +197,15 @@ impl Coordinator {
                 return Ok(false);
             }
         };
+        // Ordering 3: members hear of a commit only from the job's record. It is durable, so no other daemon can come
+        // to another decision.
         if let Some(commit) = record.commit.as_ref().filter(|commit| commit.checkpoint.attempt == self.attempt) {
             self.each(|core| job_completed(core, commit));
         }
         if appended {
             env.metrics.committed();
+            // Ordering 4: outdated reports go last, and only by the one that has committed: their parts are below the
+            // record now.
             job::delete_outdated(&env.store, &self.job, &record, retry).await;
         }
         let awaits = |core: &Core| core.coordinated.as_ref().is_some_and(Coordinated::awaits);
@@ -250,13 +261,15 @@ fn job_completed(core: &mut Core, commit: &Commit) {
     let part = commit.part(&core.id.operator, core.id.subtask);
     let (Some(coordinated), Some(part)) = (&mut core.coordinated, part) else { return };
     let is_own = part.epoch == core.owner.epoch().number;
-    if !coordinated.commit((commit.checkpoint, part), is_own, &core.env.metrics) {
+    if !coordinated.commit(commit.checkpoint, part, is_own, &core.env.metrics) {
         return;
     }
+    // Ordering: first the mark of the committed checkpoint becomes the newest one, then older marks and copies go.
     let outcome = core.owner.commit(target(&part));
     core.table.mark_completed(&core.owner, target(&part), outcome);
     core.retain_marks();
     core.want_copies();
+    // Without a session nothing has to be kept: each session is told the newest commit when it begins.
     if is_own && core.seat.is_taken() {
         core.seat.tell(SessionEvent::JobCheckpointCompleted(part));
     }

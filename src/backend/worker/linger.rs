@@ -94,6 +94,7 @@ async fn watch(shared: Weak<Shared>) {
             Next::Leave => return,
             Next::Wait(wait) => wait,
             Next::Look(id, epoch, wait) => {
+                // One try: if the store does not answer, the next look will tell.
                 let head = chain::read_head(&strong.store, &id, Retry::none()).await.ok().flatten();
                 let newer = head.map(|head| head.manifest.owner().epoch).filter(|owner| owner.number > epoch.number);
                 if let Some(by) = newer {

@@ -18,6 +18,7 @@ use crate::{
     materialization::{
         driver::{self, Source, Step},
         pace::{Pace, Progress},
+        pieces::PiecePlace,
         reusable::Reusable,
         schedule::{Facts, Schedule},
         target::Made,
@@ -98,13 +99,16 @@ fn finish(shared: &Shared, schedule: &mut Schedule, done: Result<Done, Error>) {
     }
     let now = Instant::now();
     let durable = done.as_ref().ok().map(|done| done.made.materialization.clone());
+    // Ordering: the numbers of files are read after the last upload, and noted even after a failure. Files of a failed
+    // materialization are never named, so the low water may pass them, and a sweep finds them.
     let next_file = core.bases.next_file();
     core.owner.materialized(durable, next_file);
     let result = match done {
         Ok(done) => {
             schedule.succeeded(now);
             let materialization = done.made.materialization.clone();
-            install(&mut core, (done.made, &done.images), (true, done.log_changes_before), "materialized");
+            // The owner names it in its manifests already, so the next materialization may reuse its parts.
+            install(&mut core, done, true, "materialized");
             Ok(materialization)
         }
         Err(error) => {
@@ -117,14 +121,10 @@ fn finish(shared: &Shared, schedule: &mut Schedule, done: Result<Done, Error>) {
     core.waiters.materialized(&result);
 }
 
-/// Installs a materialization that the owner knows: the next one reuses its parts if it is the newest, and `images`
-/// that were taken for it are kept. It has the first `covered` changes of the log.
-pub(super) fn install(
-    core: &mut Core,
-    (made, images): (Made, &[Arc<LocalImage>]),
-    (is_newest, covered): (bool, u64),
-    told: &str,
-) {
+/// Installs a materialization that the owner knows: the next one reuses its parts if it is the newest, and the images
+/// that were taken for it are kept. `told` goes into the log of the daemon.
+pub(super) fn install(core: &mut Core, done: Done, is_newest: bool, told: &str) {
+    let Done { made, covered, images } = done;
     tracing::info!(
         backend = %core.id,
         changes = made.materialization.changes,
@@ -132,24 +132,27 @@ pub(super) fn install(
         uploaded_bytes = made.uploaded_bytes,
         "{told}"
     );
-    core.kept.keep(made.materialization.uuid, &made.index, images);
-    core.bases.succeeded(made, (is_newest, covered));
+    core.kept.keep(made.materialization.uuid, &made.index, &images);
+    core.bases.succeeded(made, is_newest, covered);
 }
 
 /// A materialization that was made.
-struct Done {
-    made: Made,
-    /// Changes in the log when it began.
-    log_changes_before: u64,
+pub(super) struct Done {
+    /// The materialization itself.
+    pub(super) made: Made,
+    /// How many changes of the log it has: those that were there when it began.
+    pub(super) covered: u64,
     /// The images that were taken for it, if they are to be kept.
-    images: Vec<Arc<LocalImage>>,
+    pub(super) images: Vec<Arc<LocalImage>>,
 }
 
 /// Makes one materialization, which others wait for until `turn` is dropped.
 async fn materialize(shared: &Shared, turn: Turn) -> Result<Done, Error> {
-    let (target, log_changes_before, copying) = {
+    let (target, covered, copying) = {
         let mut core = shared.core();
         core.env.metrics.materialization_started();
+        // The length of the log and the list of states are of one moment: `covered` changes lie below the sqn of the
+        // list.
         let (options, log_changes) = (core.env.options.clone(), core.bases.log_changes());
         let target = core
             .bases
@@ -163,7 +166,7 @@ async fn materialize(shared: &Shared, turn: Turn) -> Result<Done, Error> {
     };
     let mut copying = copying;
     let made = driver::run(target, &mut copying).await?;
-    Ok(Done { made, log_changes_before, images: copying.images })
+    Ok(Done { made, covered, images: copying.images })
 }
 
 /// Pauses between the steps of one materialization.
@@ -250,6 +253,7 @@ impl Listed {
 
     /// Notes that the next (state, key group) is copied up to the hash `last`.
     fn copied_to(&mut self, last: u64) {
+        // Hashes are inclusive, so the highest one ends the key group.
         match last.checked_add(1) {
             Some(first) => self.first = first,
             None => {
@@ -283,14 +287,14 @@ impl Source for Copying<'_> {
             core.condition.check_running()?;
             // All changes below this sqn are applied, and none at or above it.
             let sqn = core.owner.writer().next();
-            let piece = core.table.piece(listed.reusable.as_deref(), (state, group, first));
+            let piece = core.table.piece(listed.reusable.as_deref(), state, group, first);
             match piece.map_err(|fault| error::local_store(&fault))? {
                 Pieced::Known(piece) => {
                     let last = piece.hashes.last;
                     (Step::KnownPiece { piece, group, sqn }, last)
                 }
                 Pieced::Copied { last, contents } => {
-                    let place = (state, group, HashRange { first, last });
+                    let place = PiecePlace { state, key_group: group, hashes: HashRange { first, last } };
                     (Step::CopiedPiece { place, sqn, contents }, last)
                 }
             }
@@ -318,6 +322,8 @@ impl Copying<'_> {
 
     /// Takes the image of one part. It is flushed first, without the core: the writer need not wait for that.
     fn image(&mut self, part: usize) -> Result<Step, Error> {
+        // Ordering: the flush comes first, without the core. The image then has little left to flush, and batches wait
+        // only for the links.
         let flush = {
             let mut core = self.shared.core();
             core.condition.check_running()?;
@@ -329,6 +335,7 @@ impl Copying<'_> {
         let (imaged, sqn, keeps) = tasks::blocking(|| {
             let mut core = self.shared.core();
             core.condition.check_running()?;
+            // Read in the same hold of the lock in which the image is taken, so no batch comes between.
             let sqn = core.owner.writer().next();
             let Core { table, bases, .. } = &mut *core;
             let imaged = table.image(part, bases.previous().map(|previous| &**previous));

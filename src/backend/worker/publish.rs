@@ -46,6 +46,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let now = Instant::now();
         let (publication, deadline, ended) = {
             let mut core = shared.core();
+            // Ordering: late checkpoints fail before a manifest begins, in the same hold of the lock. The manifest
+            // would publish a checkpoint otherwise whose caller is told that it failed.
             expire(&mut core, now);
             let ended = core.has_ended();
             (publication::next_publication(&mut core, now), publication::next_deadline(&core), ended)
@@ -105,8 +107,11 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
     let Publication { before, manifest, beside, .. } = publication;
     let store = &shared.store;
     let writing = async {
-        // Order: 1. pages that the manifest names, 2. the manifest, 3. (at any time until this function returns) pages
-        // that only the next manifest names. A manifest never names a page that is not durable.
+        // Ordering 1: pages that the manifest names.
+        // Ordering 2: the manifest. If it came first, a crash in between would leave a head that names pages which do
+        // not exist, and its checkpoints could not be restored.
+        // Ordering 3: pages that only the next manifest names, at any time until this function returns. The next one
+        // does not begin before that.
         write_pages(store, &manifest.backend, before).await;
         write(store, &manifest).await
     };
@@ -128,6 +133,7 @@ async fn publish(shared: &Arc<Shared>, publication: Publication) {
         Some(Ok(crc)) => published(shared, crc),
         Some(Err(by)) => return fenced(shared, &by),
     }
+    // The owner begins no manifest until it hears of these pages, since the next one names them.
     if !pages_left || attend(shared, beside).await.is_some() {
         shared.core().owner.pages_written();
     }
@@ -159,7 +165,8 @@ async fn attend<T>(shared: &Arc<Shared>, work: impl Future<Output = T>) -> Optio
 /// Tells the core that the manifest is durable, and deletes superseded manifests.
 fn published(shared: &Arc<Shared>, crc: u32) {
     let mut core = shared.core();
-    // Order: 1. the core learns that the manifest is durable, 2. only then are superseded ones deleted.
+    // Ordering: the core learns that the manifest is durable, and only then older ones are deleted. The newest few
+    // stay, so the chain has a head at every moment.
     publication::published(&mut core, crc);
     if let Some(superseded) = core.owner.superseded() {
         let (store, id) = (shared.store.clone(), core.id.clone());
@@ -177,8 +184,8 @@ fn settle(shared: &Arc<Shared>, core: &mut Core) {
     let end = between.iter().map(|range| range.end).max();
     let (shared, id) = (shared.clone(), core.id.clone());
     core.env.tasks.spawn(async move {
-        // Order: 1. delete, 2. tell the next manifest. It says that no manifest is left between, so it must not say so
-        // before.
+        // Ordering: delete first, and tell the next manifest only then. It says that no manifest is left between. If it
+        // said so too early, those that a crash left behind would never be looked for again.
         let mut is_done = true;
         for range in between {
             is_done &= delete_manifests(&shared.store, &id, range).await;

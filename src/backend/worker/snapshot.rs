@@ -21,7 +21,7 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::materialize::install;
+use super::materialize::{Done, install};
 use crate::{
     backend::{
         barrier::timed_out,
@@ -35,6 +35,7 @@ use crate::{
     error::{Error, Reason},
     materialization::{
         driver::{self, Source, Step},
+        pieces::PiecePlace,
         reusable::Reusable,
         target::{Made, Target},
     },
@@ -134,6 +135,8 @@ async fn wait_for_turn(shared: &Shared, id: CheckpointId) -> bool {
 /// The work of the snapshot of `id` now; `None` if it was given up.
 fn begin(core: &mut Core, id: CheckpointId) -> Option<Begun> {
     let Core { bases, owner, table, .. } = core;
+    // The number comes before the turn: files of this snapshot get it or higher ones, and the low water stays below
+    // them.
     let (number, deadline) = (bases.next_file(), bases.snapshots.of(id)?.deadline);
     let target = bases.target(owner.epoch().number, Retry::until(deadline));
     let target = Target { insist_until: Some(deadline), ..target };
@@ -146,6 +149,7 @@ fn begin(core: &mut Core, id: CheckpointId) -> Option<Begun> {
     }
     let snapshot = bases.snapshots.of(id)?;
     snapshot.progress();
+    // Ordering: the owner keeps `newest` named from the turn on. Only then the cut lets its copies of those pieces go.
     if let Some(newest) = &newest
         && snapshot.lean_on(newest)
     {
@@ -170,6 +174,7 @@ fn done(core: &mut Core, id: CheckpointId, made: Result<Snapped, Error>) {
             return;
         }
     };
+    // It was given up meanwhile. Its checkpoint has failed, and its files are left to a sweep.
     let Some(snapshot) = core.bases.snapshots.finish(id) else { return };
     match made {
         Snapped::Made(made) => {
@@ -177,11 +182,13 @@ fn done(core: &mut Core, id: CheckpointId, made: Result<Snapped, Error>) {
                 FrozenImage::Taken(image, _) => Some(image.clone()),
                 FrozenImage::Known(_) => None,
             });
-            let taken: Vec<_> = taken.collect();
+            let images = taken.collect();
             let durable = (made.materialization.clone(), made.uploaded_bytes);
             let is_newest = core.owner.snapshotted(id, Ok(durable)) == Some(true);
-            install(core, (*made, &taken), (is_newest, 0), "snapshot is durable");
+            let done = Done { made: *made, covered: 0, images };
+            install(core, done, is_newest, "snapshot is durable");
         }
+        // Whether it is the newest is of no interest: no part of it is new.
         Snapped::Durable(base) => _ = core.owner.snapshotted(id, Err(base)),
     }
     core.end_snapshot(id, snapshot);
@@ -244,13 +251,15 @@ impl Cutting<'_> {
         let known = snapshot.known(&piece);
         core.count_copies();
         self.empty += 1;
-        let place = (piece.state, piece.key_group, piece.hashes);
+        let place = PiecePlace { state: piece.state, key_group: piece.key_group, hashes: piece.hashes };
         Ok(match (known, piece.contents) {
             (Some(known), _) => Step::KnownPiece { piece: known, group: piece.key_group, sqn },
             (None, CutContents::Copied(contents)) => {
                 self.empty = if contents.is_some() { EMPTY_PIECES } else { self.empty };
                 Step::CopiedPiece { place, sqn, contents }
             }
+            // A cut keeps only pieces of materializations that the snapshot leans on, so this does not happen. If it
+            // did, a made-up empty piece would lose entries.
             (None, CutContents::Kept) => {
                 return Err(Error::new(Reason::Internal, format!("snapshot {id}: {place:?} is kept nowhere")));
             }

@@ -38,6 +38,7 @@ fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>
         }
         Err(error @ UploadError::Store { .. }) => {
             tracing::warn!(backend = %core.id, %error, "the store refuses a segment; trying again");
+            // Later change sets cannot be listed before this one, so it is tried until it succeeds or the backend ends.
             let tasks = core.env.tasks.clone();
             drop(core);
             let weak = Arc::downgrade(&shared);
@@ -61,13 +62,15 @@ fn on_uploaded(shared: &Weak<Shared>, result: Result<SegmentHandle, UploadError>
             return;
         }
     };
-    // Order: 1. the owner lists the change sets that continue the log without a gap. The others wait in it.
+    // Ordering 1: the owner lists the change sets that continue the log without a gap. The others wait in it: a restore
+    // that met a gap would lose the changes in it.
     let Uploaded { is_listed, released_bytes } = core.owner.on_uploaded(handle);
     core.release_memory(released_bytes);
     if core.has_ended() || !is_listed {
         return;
     }
-    // 2. Now that it is listed, callers hear that it is durable. 3. The worker looks for ready checkpoints.
+    // Ordering 2: callers hear that changes are durable only once they are listed.
+    // Ordering 3: the worker looks for checkpoints that are ready, which depends on the list.
     core.on_persisted();
     drop(core);
     shared.wake();

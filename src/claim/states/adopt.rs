@@ -79,14 +79,19 @@ pub(crate) fn adopt(
         adopted.by_name.entry(registration.descriptor.name.clone()).or_default().push(*id);
     }
     let mut found = Finds::default();
-    for part in parts {
-        let names = if is_own { own(*part, &mut found) } else { adopted.names_of(*part, |_| true, &mut found)? };
+    for (manifest, record) in parts {
+        let names = match is_own {
+            true => own(manifest, record, &mut found),
+            false => adopted.names_of(manifest, record, |_| true, &mut found)?,
+        };
         adopted.names.push(names);
     }
-    for part in operator {
-        let names = adopted.names_of(*part, |state| state.redistribution.is_some(), &mut found)?;
+    for (manifest, record) in operator {
+        let names = adopted.names_of(manifest, record, |state| state.redistribution.is_some(), &mut found)?;
         adopted.operator_names.push(names);
     }
+    // Registrations are made once all parts were read, because the sources of a migration are those of all parts
+    // together.
     for found in found.found {
         let id = adopted.id_of(&found);
         adopted.bound.insert(id);
@@ -95,10 +100,7 @@ pub(crate) fn adopt(
 }
 
 /// The ids of a part that is the backend's own, whose registrations stay as they are.
-fn own<'a>(
-    (manifest, record): (&'a Manifest, &'a CheckpointRecord),
-    found: &mut Finds<'a>,
-) -> BTreeMap<StateId, StateId> {
+fn own<'a>(manifest: &'a Manifest, record: &'a CheckpointRecord, found: &mut Finds<'a>) -> BTreeMap<StateId, StateId> {
     let mut names = BTreeMap::new();
     for (_, Registration { descriptor, data, migrating_from }) in in_force(manifest, record) {
         let (of, migrating_from) = (&manifest.backend, migrating_from.iter().copied().collect());
@@ -119,12 +121,14 @@ impl Adopted {
     /// The ids that the entries of a part's states get here; only states for which `is_adopted` is true.
     fn names_of<'a>(
         &mut self,
-        (manifest, record): (&'a Manifest, &'a CheckpointRecord),
+        manifest: &'a Manifest,
+        record: &'a CheckpointRecord,
         is_adopted: impl Fn(&StateDescriptor) -> bool,
         found: &mut Finds<'a>,
     ) -> Result<BTreeMap<StateId, StateId>, Error> {
         let adopted = || in_force(manifest, record).filter(|(_, registration)| is_adopted(&registration.descriptor));
         let mut names = BTreeMap::new();
+        // Two passes: a state may migrate from one with a higher id, and both need their new ids first.
         for (_, registration) in adopted() {
             let data = self.data_of(&registration.descriptor, &manifest.backend, found)?;
             names.insert(registration.data, data);

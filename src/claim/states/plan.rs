@@ -83,6 +83,8 @@ impl States {
         for (id, registration) in &plan.new {
             assert_eq!(self.push(registration.clone()), *id, "a plan is carried out at once");
         }
+        // Ordering: registrations leave before others come. Both may be of the same data, of which only one is in force
+        // at a time.
         for id in &plan.unbinds {
             self.bound.remove(id);
             let data = self.data_of(*id);
@@ -181,6 +183,7 @@ impl Draft<'_> {
 
     /// Puts one descriptor in force, the only one of its name in the plan; returns its registration.
     fn settle(&mut self, wanted: &StateDescriptor, mode: Option<SchemaMode>) -> Result<StateId, Error> {
+        // Several registrations of a name are in force while entries wait to be moved or migrated.
         let named: Vec<StateId> = self.states.named(&wanted.name).filter(|id| self.is_bound(*id)).collect();
         let equal = named.iter().copied().find(|id| self.registration(*id).descriptor == *wanted);
         let mut others = vec![];
@@ -188,6 +191,8 @@ impl Draft<'_> {
             others.push((id, self.way(id, wanted, mode, equal)?));
         }
         let stays = |(_, way): &(StateId, Way)| *way == Way::Moved(Rewrite::Keep);
+        // One of the old registrations is replaced in place, because its entries stay as they are; of several, the
+        // newest.
         let replaced = equal.or_else(|| others.iter().rev().find(|other| stays(other)).map(|(id, _)| *id));
         others.retain(|(id, _)| Some(*id) != replaced);
         // Old registrations without entries are simply replaced.
@@ -196,10 +201,13 @@ impl Draft<'_> {
         let sources = waiting.iter().filter(|(_, way)| *way == Way::Migrated);
         let sources: Vec<StateId> = sources.map(|(id, _)| self.registration(*id).data).collect();
         let knows = |id: &StateId| sources.iter().all(|data| self.registration(*id).migrating_from.contains(data));
+        // A registration never changes. So if there are sources that the equal one does not list, another registration
+        // takes its place.
         let target = match equal.filter(knows) {
             Some(id) => id,
             None => self.find(wanted, replaced.map(|id| self.registration(id).data), sources),
         };
+        // Ordering: unbind before bind. An equal registration that stays is in both, and must be in force at the end.
         for id in empty.iter().map(|(id, _)| id).chain(&replaced) {
             self.unbind(*id);
         }

@@ -43,6 +43,7 @@ impl States {
         let bound = states.keys().copied().filter(|id| is_bound(*id)).collect();
         let mut restored = Self { bound, ..Self::default() };
         states.values().for_each(|registration| _ = restored.push(registration.clone()));
+        // Ordering: all registrations are pushed before one is put in force. Each push adds the slot of its data.
         restored.bound.clone().into_iter().for_each(|id| restored.put_in_force(id));
         restored
     }

@@ -45,6 +45,7 @@ impl Blocks {
     /// Decodes `block` and appends its fields to `out` as literals without indexing; every `:authority` that h2 would
     /// refuse is replaced. Returns whether there was one.
     pub(super) fn rewrite(&mut self, block: &[u8], out: &mut BytesMut) -> Result<bool, BlockError> {
+        // Counted before decoding: a byte may stand for a field of the table, and decoding takes time by fields.
         if fields_up_to(block, MAX_FIELDS + 1) > MAX_FIELDS {
             return Err(BlockError::TooManyFields);
         }

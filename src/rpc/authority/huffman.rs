@@ -56,6 +56,7 @@ impl Code {
         let mut code = Self { symbols: Vec::with_capacity(BITS.len()), levels: [Level::default(); LONGEST + 1] };
         let mut next = 0;
         for (bits, level) in code.levels.iter_mut().enumerate() {
+            // Codes of one length follow the last one of the length before, with one more bit.
             next <<= 1;
             let first_symbol = code.symbols.len();
             code.symbols.extend((0..=u8::MAX).zip(BITS).filter(|(_, it)| usize::from(*it) == bits).map(|(it, _)| it));
@@ -74,6 +75,7 @@ impl Code {
                 code = code << 1 | u32::from(octet >> shift & 1);
                 bits += 1;
                 let level = self.levels.get(bits)?;
+                // A code below the first one of its length wraps around, to a place that is far too high.
                 let place = code.wrapping_sub(level.first_code);
                 if place < level.codes {
                     out.push(*self.symbols.get(level.first_symbol + place as usize)?);
@@ -93,6 +95,7 @@ pub(super) fn uncode(mut block: &[u8], out: &mut BytesMut) {
     while !block.is_empty() {
         let (field, start) = (block, out.len());
         if uncode_field(&mut block, &mut plain, out).is_none() {
+            // The decoder gets the malformed field as it came, so the client is told the fault that its bytes have.
             out.truncate(start);
             out.extend_from_slice(field);
             return;

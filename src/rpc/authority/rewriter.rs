@@ -131,6 +131,8 @@ impl Rewriter {
                 out.extend_from_slice(input);
                 return Ok(());
             }
+            // While deciding, nothing was changed yet, so the held bytes are passed on, and h2 answers them. A
+            // rewritten connection cannot go back: h2 has not seen the client's table of fields.
             if let Err(fault) = self.step(&mut input, out) {
                 if self.mode == Mode::Rewriting {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
@@ -206,6 +208,7 @@ impl Rewriter {
                 return Ok(());
             }
         };
+        // Counted with frame headers, so a block of endless empty frames is bounded, too.
         let wire_bytes = open.wire_bytes + FRAME_HEADER_BYTES + frame.len;
         if wire_bytes > MAX_BLOCK_BYTES {
             return Err(BlockError::TooLarge.into());
@@ -224,6 +227,7 @@ impl Rewriter {
         if frame.flags & END_HEADERS != 0 {
             return self.on_block(out);
         }
+        // While deciding, all frames of the block are held, to be passed on as they came if the block is good.
         if self.mode == Mode::Deciding {
             self.frame_start = self.held.len();
         } else {
@@ -236,6 +240,8 @@ impl Rewriter {
     fn on_block(&mut self, out: &mut BytesMut) -> Result<(), Fault> {
         let mut block = BytesMut::with_capacity(2 * self.fragments.len());
         let replaced = self.blocks.rewrite(&self.fragments, &mut block)?;
+        // The first request is good, and a client sends one authority with all of its requests. So all later bytes
+        // pass.
         if self.mode == Mode::Deciding && !replaced {
             self.pass(out);
             return Ok(());
@@ -276,6 +282,7 @@ fn put_block(open: OpenBlock, block: &[u8], out: &mut BytesMut) {
     let mut rest = block;
     let mut kind = HEADERS;
     loop {
+        // Only the block has to be the same. It need not be cut as the client has cut it.
         let fragment = take(&mut rest, MAX_FRAME_BYTES);
         let end_stream = if kind == HEADERS && open.end_stream { END_STREAM } else { 0 };
         let end_headers = if rest.is_empty() { END_HEADERS } else { 0 };

@@ -19,7 +19,7 @@ pub(in crate::rpc) fn to_damaged(spoilt: &Spoilt) -> v1::DamagedCheckpoint {
 
 pub(in crate::rpc) fn to_job(job: &JobDescription) -> v1::DescribeJobResponse {
     v1::DescribeJobResponse {
-        operators: job.view.operators.iter().map(to_operator).collect(),
+        operators: job.view.operators.iter().map(|(name, found)| to_operator(name, found)).collect(),
         checkpoints: job.view.consistent.iter().map(to_checkpoint).collect(),
         damaged: job.damaged.iter().map(to_damaged).collect(),
         generation: job.record.as_ref().map(|record| to_generation(record, &job.reported)),
@@ -75,7 +75,7 @@ pub(in crate::rpc) fn to_declared(generation: &Generation) -> v1::DeclareJobResp
     }
 }
 
-fn to_operator((name, checkpoints): (&Name, &Vec<OperatorCheckpoint>)) -> v1::OperatorDescription {
+fn to_operator(name: &Name, checkpoints: &[OperatorCheckpoint]) -> v1::OperatorDescription {
     let checkpoint = |found: &OperatorCheckpoint| v1::OperatorCheckpoint {
         checkpoint: Some(to_checkpoint(&found.checkpoint)),
         parallelism: found.parallelism,

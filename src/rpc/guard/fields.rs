@@ -156,6 +156,7 @@ fn each(mut bytes: &[u8], visit: Visit<'_>) -> Result<(), Error> {
                 visit(tag >> 3, field)?;
                 true
             }
+            // A group has no length, so this count could not see the fields behind it, but prost would.
             3 | 4 => return Err(Error::new(Reason::InvalidArgument, "a request with groups, which proto3 has not")),
             5 => skip(&mut bytes, 4),
             _ => false,

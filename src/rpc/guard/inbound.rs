@@ -89,6 +89,8 @@ impl Inbound {
             if length > most {
                 return Poll::Ready(Some(Err(too_long(length, most))));
             }
+            // Ordering: the memory of a long message is acquired by its header, before the rest of it is gathered. Half
+            // messages would be free otherwise.
             if length > FREE_BYTES && self.pay(COPIES * length as u64) {
                 continue;
             }
@@ -98,6 +100,7 @@ impl Inbound {
             let is_compressed = self.gathered.first().is_some_and(|flag| *flag != 0);
             let message = self.gathered.get(HEADER_BYTES..expected).unwrap_or_default();
             // tonic refuses compressed messages.
+            // Only a whole message shows how much memory it takes once it is decoded. That is paid on top.
             let counted = if is_compressed { Ok(0) } else { fields::cost(self.rules.message, message, &self.limits) };
             match counted {
                 Ok(parts) if length > FREE_BYTES || parts > FREE_BYTES as u64 => {
@@ -119,6 +122,7 @@ impl Inbound {
 
     /// Acquires memory for the present message, up to `all` in sum; `false` if it has that already.
     fn pay(&mut self, all: u64) -> bool {
+        // Noted even if the call has to wait for it: the same bytes are not asked for again.
         let missing = all.saturating_sub(self.paid);
         self.paid = self.paid.max(all);
         if missing == 0 || self.share.try_acquire(missing) {
@@ -140,6 +144,8 @@ impl Inbound {
     /// Ready with an error once the peer has taken too long.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let expects = self.given == 0 || !self.gathered.is_empty();
+        // Runs while the first message is due, or a later one has begun. A client that sends a byte now and then does
+        // not prolong it.
         if expects {
             let until = Instant::now() + self.times.request;
             let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
@@ -159,6 +165,7 @@ impl HttpBody for Inbound {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        // The backend has reserved memory for a session's later messages, so these pass without being gathered.
         if this.rules.is_session && this.given > 0 && this.gathered.is_empty() {
             return Pin::new(&mut this.body).poll_frame(cx);
         }
@@ -171,6 +178,7 @@ impl HttpBody for Inbound {
             if this.ended {
                 return Poll::Ready(None);
             }
+            // Bytes that came behind the first message are the beginning of the next ones, and go out first.
             let passes = this.rules.is_session && this.given > 0;
             let given = if passes { Some(Ok(this.gathered.split().freeze())) } else { ready!(this.poll_message(cx)) };
             match given {

@@ -69,6 +69,7 @@ impl HttpBody for Outbound {
         if this.ended {
             return Poll::Ready(None);
         }
+        // Ordering: bytes that are put aside go out before the next frame, since they are the rest of the one before.
         let next = this.share.take_aside(PIECE_BYTES);
         if !next.is_empty() {
             return Poll::Ready(Some(Ok(this.piece(next))));
@@ -83,6 +84,7 @@ impl HttpBody for Outbound {
             Ok(Err(trailers)) => return Poll::Ready(Some(Ok(trailers))),
             Err(status) => return Poll::Ready(Some(Err(status))),
         };
+        // The handler has acquired room for the longest answer. From here on the real length counts.
         if data.len() <= FREE_BYTES {
             this.share.settle(0);
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -91,6 +93,7 @@ impl HttpBody for Outbound {
         if data.len() <= PIECE_BYTES {
             return Poll::Ready(Some(Ok(this.piece(data))));
         }
+        // Only a piece at a time goes to h2, which keeps it until the peer takes it and cannot be asked to drop it.
         this.share.put_aside(data);
         Poll::Ready(Some(Ok(this.piece(this.share.take_aside(PIECE_BYTES)))))
     }

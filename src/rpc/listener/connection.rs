@@ -135,6 +135,8 @@ impl Connection {
                 "gave way to another connection before its first call",
             ));
         }
+        // The first deadline is that of the preface. Once the preface has come, it is moved on to that of the first
+        // call, and polled again, so that it wakes this task.
         while watch.deadline.as_mut().poll(cx).is_ready() {
             let more = watch.first_call.take().filter(|_| watch.received >= PREFACE_BYTES);
             let Some(more) = more else {
@@ -182,6 +184,7 @@ impl AsyncRead for Connection {
         self.poll_watch(cx)?;
         let before = buf.filled().len();
         let read = self.poll_io(cx, buf);
+        // Counted only until the first call, to see whether the preface has come.
         if let Some(watch) = &mut self.watch {
             watch.received += (buf.filled().len() - before) as u64;
         }

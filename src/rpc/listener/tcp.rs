@@ -78,6 +78,8 @@ impl TcpIncoming {
     /// The next connection whose peer has permission.
     pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Connection> {
         loop {
+            // Ordering: finished handshakes come before new clients, so that a flood of clients does not keep those out
+            // that are through.
             if let Poll::Ready(connection) = self.poll_handshakes(cx) {
                 return Poll::Ready(connection);
             }
@@ -96,9 +98,12 @@ impl TcpIncoming {
 
     /// Accepts the client, or starts its handshake.
     fn on_stream(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
+        // Without it answers are only slower.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %address, "setting nodelay");
         }
+        // Ordering: a place is taken before the handshake begins, so the number of handshakes that wait is bounded by
+        // it.
         let Some(slot) = self.slots.take(None) else {
             self.counters.on_full(&Peer::Tcp { address }, &mut self.refusals);
             return None;
@@ -152,6 +157,7 @@ async fn shake_hands(
         () = place.evicted() => return Err(given_up("its place was needed before it sent anything")),
         readable = stream.readable() => readable?,
     }
+    // Ordering: only a client that has sent something takes a place among the handshakes.
     let turn = shaking.take(None).ok_or_else(|| given_up("too many handshakes"))?;
     tokio::select! {
         biased;

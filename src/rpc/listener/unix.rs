@@ -69,17 +69,22 @@ impl UnixIncoming {
             }
             None => None,
         };
+        // Ordering 1: the lock. Two daemons that start at once could otherwise each remove the socket of the other.
         let lock = lock_directory(options.directory()).await?;
+        // Ordering 2: the directory is checked before anything in it is removed or made.
         check_directory(options)?;
         clear_the_way(path).await?;
         let socket = UnixSocket::new_stream().map_err(|source| failed("make socket", path, source))?;
         socket.bind(path).map_err(|source| failed("bind socket", path, source))?;
+        // Ordering 3: from here on the file is removed if anything fails.
         let file = SocketFile::new(path).map_err(|source| failed("look at socket", path, source))?;
         if group.is_some() {
             std::os::unix::fs::chown(path, None, group).map_err(|source| failed("set the group of", path, source))?;
         }
+        // Ordering 4: the group before the mode, which may admit that group. Until then it is the daemon's own.
         let mode = fs::Permissions::from_mode(options.socket_mode.bits());
         fs::set_permissions(path, mode).map_err(|source| failed("set the mode of", path, source))?;
+        // Ordering 5: listening comes last. Before it every client is refused, even under wrong permissions.
         let listener = socket.listen(BACKLOG).map_err(|source| failed("listen on", path, source))?;
         drop(lock);
         Ok(Self {
@@ -148,6 +153,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        // Another daemon may have replaced the file, which is then not ours to remove.
         let ours = identity(&self.path).is_ok_and(|identity| identity == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "removing the socket");
@@ -169,6 +175,7 @@ fn check_directory(options: &ListenerOptions) -> Result<(), ListenError> {
         return Err(ListenError::ForeignDirectory { directory: directory.to_owned(), owner: found.uid() });
     }
     let mode = found.mode();
+    // In such a directory only the owner of a file can remove or rename it.
     if mode & STICKY != 0 {
         return Ok(());
     }

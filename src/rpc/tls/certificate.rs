@@ -52,7 +52,8 @@ fn facts(certificate: &[u8]) -> Option<Facts> {
     }
     let mut validity = body.expect(SEQUENCE).map(Der)?;
     validity.next()?;
-    let until = time(validity.next()?)?;
+    let (tag, text) = validity.next()?;
+    let until = time(tag, text)?;
     let common = common_names(body.expect(SEQUENCE)?);
     let extensions = body.find(|(tag, _)| *tag == EXTENSIONS).map_or(&[][..], |(_, extensions)| extensions);
     let mut names = alternative_names(extensions);
@@ -119,8 +120,9 @@ fn alternative_names(extensions: &[u8]) -> Vec<String> {
     names.filter_map(|(_, name)| std::str::from_utf8(name).ok().map(str::to_owned)).collect()
 }
 
-/// Unix time of `YYMMDDHHMMSSZ`, for years from 1950 on, or `YYYYMMDDHHMMSSZ`. Certificates may have no other form.
-fn time((tag, text): (u8, &[u8])) -> Option<i64> {
+/// Unix time of `YYMMDDHHMMSSZ`, for years from 1950 on, or `YYYYMMDDHHMMSSZ`, as `tag` says. Certificates may have no
+/// other form.
+fn time(tag: u8, text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     let (year, rest) = match tag {
         UTC_TIME => {
@@ -204,8 +206,8 @@ mod tests {
 
     #[test]
     fn times_are_those_of_the_calendar() {
-        let utc = |text: &str| time((UTC_TIME, text.as_bytes()));
-        let general = |text: &str| time((GENERALIZED_TIME, text.as_bytes()));
+        let utc = |text: &str| time(UTC_TIME, text.as_bytes());
+        let general = |text: &str| time(GENERALIZED_TIME, text.as_bytes());
         assert_eq!(utc("700101000000Z"), Some(0));
         assert_eq!(utc("000229235959Z"), Some(951_868_799));
         assert_eq!(utc("491231235959Z"), Some(2_524_607_999));

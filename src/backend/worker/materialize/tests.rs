@@ -22,19 +22,19 @@ fn begin(backend: &Backend) -> (Target, Listed) {
 }
 
 /// Copies the states of `listed`.
-async fn copy(backend: &Backend, (target, listed): (Target, Listed)) -> Made {
+async fn copy(backend: &Backend, target: Target, listed: Listed) -> Made {
     let mut copying = Copying { shared: &backend.shared, pacing: None, at: At::Pieces(listed), images: vec![] };
     driver::run(target, &mut copying).await.unwrap()
 }
 
 /// Materializes `backend`; `meanwhile` runs after the states were listed.
 async fn materialize_while(backend: &Backend, meanwhile: impl Future<Output = ()>) {
-    let begun = begin(backend);
+    let (target, listed) = begin(backend);
     meanwhile.await;
-    let made = copy(backend, begun).await;
+    let made = copy(backend, target, listed).await;
     let shared = &backend.shared;
     let mut schedule = Schedule::new(shared.core().env.options.materialization.clone(), Instant::now(), 0.0);
-    finish(shared, &mut schedule, Ok(Done { made, log_changes_before: 0, images: vec![] }));
+    finish(shared, &mut schedule, Ok(Done { made, covered: 0, images: vec![] }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,7 +63,7 @@ async fn the_first_state_of_all_may_be_registered_after_that_too() {
     let (target, listed) = begin(&before);
     let (at, listed) = (listed.at, Listed { left: vec![], total: 0, ..listed });
     put(&before, FIRST, b"1").await;
-    let base = copy(&before, (target, listed)).await.materialization;
+    let base = copy(&before, target, listed).await.materialization;
     assert_eq!((base.from, base.complete_at), (at, at));
     assert!(base.from < before.shared.core().owner.writer().next());
 }
