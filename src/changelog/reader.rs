@@ -87,7 +87,6 @@ impl ChangeBlock {
 
 /// Reads the blocks of one change set that share a key group with `key_groups`, in order. A block may have changes of
 /// other key groups, too. Cancel safe.
-/// changes of other key groups too. Cancel safe.
 ///
 /// # Errors
 /// [`ReadError`], after the attempts that `retry` allows.

@@ -161,7 +161,14 @@ impl Want {
     }
 }
 
-type Metas = BTreeMap<Path, (Meta, Vec<Want>)>;
+/// An object that lists others, with the entries of it that parts need.
+#[derive(Debug, Clone)]
+struct WantedMeta {
+    meta: Meta,
+    wants: Vec<Want>,
+}
+
+type Metas = BTreeMap<Path, WantedMeta>;
 
 struct Survey<'s> {
     store: &'s Store,
@@ -182,7 +189,8 @@ struct Survey<'s> {
 pub async fn survey(
     store: &Store,
     parts: &[(&Manifest, &CheckpointRecord)],
-    (known, suspects): (&[Fault], &BTreeSet<Path>),
+    known: &[Fault],
+    suspects: &BTreeSet<Path>,
     retry: Retry,
 ) -> Result<Damage, StoreError> {
     let of = vec![BTreeSet::new(); parts.len()];
@@ -223,7 +231,7 @@ impl Survey<'_> {
         }
         want_pages(&own, &contents.past, open);
         want_pages(&own, record.attachment.page().as_slice(), open);
-        self.sources(&own, (&contents.sources, &head.runs), open);
+        self.sources(&own, &contents.sources, &head.runs, open);
         for uuid in &contents.imports {
             let Some(import) = head.import(*uuid) else {
                 let fault = Fault::of_manifest(head, format_args!("the manifest has no import {uuid}"));
@@ -236,18 +244,18 @@ impl Survey<'_> {
                 want_base(&want, base, open);
             }
             want_pages(&want, &import.past, open);
-            self.sources(&want, (&import.sources, &import.runs), open);
+            self.sources(&want, &import.sources, &import.runs, open);
         }
     }
 
-    fn sources(&mut self, want: &Want, (sources, runs): (&[Source], &BTreeMap<u64, Run>), open: &mut Metas) {
+    fn sources(&mut self, want: &Want, sources: &[Source], runs: &BTreeMap<u64, Run>, open: &mut Metas) {
         for source in sources {
             let Some(run) = runs.get(&source.epoch) else { continue };
-            self.run(want, (source, run), open);
+            self.run(want, source, run, open);
         }
     }
 
-    fn run(&mut self, want: &Want, (source, run): (&Source, &Run), open: &mut Metas) {
+    fn run(&mut self, want: &Want, source: &Source, run: &Run, open: &mut Metas) {
         let want = Want { source: Some(*source), ..want.clone() };
         want_pages(&want, &run.pages, open);
         self.handles(&want, &run.handles);
@@ -278,15 +286,15 @@ impl Survey<'_> {
         let reads: Vec<_> = open.into_iter().map(|(path, wanted)| read(store, path, wanted, retry)).collect();
         let mut read = stream::iter(reads).buffered(CONCURRENT_READS);
         let mut below = Metas::new();
-        while let Some((path, (meta, wants), bytes)) = read.try_next().await? {
-            self.metas.entry(path.clone()).or_default().extend(wants.iter().map(|want| want.part));
-            let mut told = self.tell(&path, (&meta, &wants), bytes, &mut below);
+        while let Some((path, wanted, bytes)) = read.try_next().await? {
+            self.metas.entry(path.clone()).or_default().extend(wanted.wants.iter().map(|want| want.part));
+            let mut told = self.tell(&path, &wanted, bytes, &mut below);
             if told.is_err() {
                 let bytes = store.get_optional(&path, retry).await?;
-                told = self.tell(&path, (&meta, &wants), bytes, &mut below);
+                told = self.tell(&path, &wanted, bytes, &mut below);
             }
             if let Err(fault) = told {
-                self.damage.add(fault, wants.iter().map(|want| want.part));
+                self.damage.add(fault, wanted.wants.iter().map(|want| want.part));
             }
         }
         Ok(below)
@@ -296,7 +304,7 @@ impl Survey<'_> {
     fn tell(
         &mut self,
         path: &Path,
-        (meta, wants): (&Meta, &[Want]),
+        WantedMeta { meta, wants }: &WantedMeta,
         bytes: Option<Bytes>,
         below: &mut Metas,
     ) -> Result<(), Fault> {
@@ -335,7 +343,7 @@ impl Survey<'_> {
             Page::Attachments(_) => {}
             Page::Past(stretches) => {
                 let of_all = wants.iter().flat_map(|want| stretches.iter().map(move |stretch| (want, stretch)));
-                of_all.for_each(|(want, stretch)| self.run(want, (&stretch.source, &stretch.run), below));
+                of_all.for_each(|(want, stretch)| self.run(want, &stretch.source, &stretch.run, below));
             }
         }
         Ok(())
@@ -448,15 +456,19 @@ impl Survey<'_> {
 }
 
 fn want_base(want: &Want, base: &Materialization, open: &mut Metas) {
-    let entry = open.entry(base.index.path(&want.origin)).or_insert_with(|| (Meta::Base(base.clone()), vec![]));
-    entry.1.push(want.clone());
+    let entry = open
+        .entry(base.index.path(&want.origin))
+        .or_insert_with(|| WantedMeta { meta: Meta::Base(base.clone()), wants: vec![] });
+    entry.wants.push(want.clone());
 }
 
 fn want_pages(want: &Want, pages: &[PageRef], open: &mut Metas) {
     let is_wanted = |page: &&PageRef| want.source.is_none_or(|source| page.range.from < source.to);
     for page in pages.iter().filter(is_wanted) {
-        let entry = open.entry(page.name(&want.origin).path()).or_insert_with(|| (Meta::Page(*page), vec![]));
-        entry.1.push(want.clone());
+        let entry = open
+            .entry(page.name(&want.origin).path())
+            .or_insert_with(|| WantedMeta { meta: Meta::Page(*page), wants: vec![] });
+        entry.wants.push(want.clone());
     }
 }
 

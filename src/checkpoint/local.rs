@@ -61,17 +61,17 @@ fn recent(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = 
 
 fn add(wanted: &mut Wanted, manifest: &Manifest, contents: &Contents) {
     for import in contents.imports.iter().filter_map(|uuid| manifest.import(*uuid)) {
-        add_log(wanted, &import.origin, (&import.past, &import.sources));
+        add_log(wanted, &import.origin, &import.past, &import.sources);
         wanted.objects.extend(import.materialization.iter().map(|base| base.index.path(&import.origin)));
     }
     let base = contents.base.and_then(|uuid| manifest.materialization(uuid));
     wanted.objects.extend(base.map(|base| base.index.path(&manifest.backend)));
-    add_log(wanted, &manifest.backend, (&contents.past, &contents.sources));
+    add_log(wanted, &manifest.backend, &contents.past, &contents.sources);
 }
 
 /// Adds the log of some sources. For a past it also adds the log between its parts, which owners wrote after the
 /// checkpoint that their successors restored.
-fn add_log(wanted: &mut Wanted, of: &BackendId, (past, sources): (&[PageRef], &[Source])) {
+fn add_log(wanted: &mut Wanted, of: &BackendId, past: &[PageRef], sources: &[Source]) {
     let past = past.iter().map(|page| page.range);
     let ranges = past.chain(sources.iter().map(|source| SqnRange { from: source.from, to: source.to }));
     for range in ranges.map(|range| (of.clone(), range)) {

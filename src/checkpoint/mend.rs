@@ -90,7 +90,8 @@ pub async fn mend(
     store: &Store,
     backend: &BackendId,
     attempt: Attempt,
-    (random, retry): (&Random, Retry),
+    random: &Random,
+    retry: Retry,
 ) -> Result<Mended, MendError> {
     // A local copy cannot prove that the store's object is whole or damaged.
     let store = &store.clone().with_copies(None);
@@ -179,7 +180,7 @@ async fn let_go_of_lost(
 ) -> Result<Vec<(CheckpointIdentity, String)>, StoreError> {
     let whole: &Manifest = fence;
     let parts: Vec<(&Manifest, &CheckpointRecord)> = whole.checkpoints.iter().map(|record| (whole, record)).collect();
-    let damage = damage::survey(store, &parts, (&[], &BTreeSet::new()), retry).await?;
+    let damage = damage::survey(store, &parts, &[], &BTreeSet::new(), retry).await?;
     let fault_of = |part| damage.first_of(part).map(|fault| fault.what.clone());
     let lost = fence.checkpoints.iter().zip(0..).filter_map(|(record, part)| Some((record.identity, fault_of(part)?)));
     let lost: Vec<(CheckpointIdentity, String)> = lost.collect();

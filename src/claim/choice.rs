@@ -20,7 +20,7 @@ use crate::{
         chain::{self, Head},
         generation,
         handle::CheckpointHandle,
-        job::{self, JobCheckpoint, JobError, Named, Seen, Spoilt, Wish},
+        job::{self, JobCheckpoint, JobError, Named, Records, Seen, Spoilt, Wish},
         manifest::{CheckpointRecord, Manifest, Shape},
     },
     error::{Error, Reason},
@@ -158,7 +158,7 @@ async fn agreed(
     retry: Retry,
 ) -> Result<Agreed, Error> {
     let turn = turn(by, spec, seen).await;
-    let agreed = job::agree(&by.store, (&spec.id, spec.parallelism), spec.attempt, (named, seen), retry).await;
+    let agreed = job::agree(&mut Records { store: &by.store, seen, retry }, spec.opener(), named).await;
     hand_on(turn, seen);
     match agreed {
         Ok(Some(chosen)) => Ok(Agreed::On(chosen)),
@@ -320,7 +320,7 @@ async fn of_job(
 ) -> Result<Vec<Part>, Error> {
     let own = head.map(|head| &head.manifest);
     let turn = turn(by, spec, seen).await;
-    let chosen = job::choose(&by.store, (&spec.id, spec.parallelism, own), spec.attempt, (wish, seen), retry).await;
+    let chosen = job::choose(&mut Records { store: &by.store, seen, retry }, spec.opener(), own, wish).await;
     hand_on(turn, seen);
     let chosen = chosen.map_err(|error| match error {
         JobError::NotRetained(_, id) => not_found(spec, head, &id.to_string()),

@@ -54,7 +54,7 @@ pub(crate) async fn weigh(
     if !spec.fallback || !matches!(spec.restore, RestoreFrom::Latest { .. } | RestoreFrom::Id(_)) {
         return Err(Error::new(reason, text));
     }
-    match job::mark(&by.store, (&spec.id, spec.parallelism), spec.attempt, &damaged, retry).await {
+    match job::mark(&by.store, spec.opener(), &damaged, retry).await {
         Ok(true) if !damaged.is_empty() => return Ok(()),
         Ok(_) => text.push_str(
             "; other subtasks of this attempt may have begun with it: to fall back, open all subtasks with a higher attempt",
@@ -76,8 +76,8 @@ async fn examine(by: &Claiming, claim: &Claim, fault: &Fault, retry: Retry) -> R
         heads.extend(chain::read_head(&by.store, backend, retry).await?.map(|head| head.manifest));
     }
     let parts = parts(&heads);
-    let known = (std::slice::from_ref(fault), &BTreeSet::new());
-    let mut damage = damage::survey(&by.store, &parts, known, retry).await?;
+    let known = std::slice::from_ref(fault);
+    let mut damage = damage::survey(&by.store, &parts, known, &BTreeSet::new(), retry).await?;
     // Objects that the restore needs of other chains, such as operator state, spoil the checkpoint, too.
     let is_restored = |(_, record): &(&Manifest, &CheckpointRecord)| {
         claim.parts.iter().any(|part| part.checkpoint == record.identity)

@@ -72,8 +72,9 @@ struct PageContents {
 impl<'a> Observer<'a> {
     /// An observer of `job`, whose objects were listed as `listed`.
     pub(super) fn new(
-        (store, seen_ahead): (&'a Store, &'a mut FirstSeen),
+        store: &'a Store,
         job: &'a Name,
+        seen_ahead: &'a mut FirstSeen,
         listed: &[(ObjectMeta, Option<ObjectName>)],
         retry: Retry,
     ) -> Self {
@@ -158,7 +159,7 @@ impl<'a> Observer<'a> {
     /// Reads the existing pins.
     async fn pins(&mut self, now_ms: TimeMs) -> Result<Pins, SweepError> {
         let mut pins = Pins::default();
-        for (id, touched_ms) in pins::list((self.store, self.seen_ahead), self.job, now_ms, self.retry).await? {
+        for (id, touched_ms) in pins::list(self.store, self.job, self.seen_ahead, now_ms, self.retry).await? {
             if !self.pinned.contains_key(&id) {
                 let Some(read) = pins::read(self.store, self.job, id, self.retry).await? else { continue };
                 let held = match read {

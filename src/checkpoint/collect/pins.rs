@@ -118,8 +118,9 @@ pub(super) fn chain_of(pin: &Pin) -> Chain {
 
 /// The pins of `job`, each with the time when it was made or renewed last, by the store's clock, which shows `now_ms`.
 pub(super) async fn list(
-    (store, seen): (&Store, &mut FirstSeen),
+    store: &Store,
     job: &Name,
+    seen: &mut FirstSeen,
     now_ms: TimeMs,
     retry: Retry,
 ) -> Result<BTreeMap<Uuid, TimeMs>, SweepError> {

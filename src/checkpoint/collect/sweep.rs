@@ -176,7 +176,7 @@ pub async fn sweep_on(
     let names: BTreeSet<ObjectName> = listed.iter().filter_map(|(_, name)| name.clone()).collect();
     let young: BTreeSet<Path> =
         listed.iter().filter(|(meta, _)| is_young(options, meta, seen)).map(|(meta, _)| meta.path.clone()).collect();
-    let mut observer = Observer::new((store, seen), job, &listed, retry);
+    let mut observer = Observer::new(store, job, seen, &listed, retry);
     let mut view = observer.observe(options.now_ms).await?;
     let retired = if view.pins().has_unknown() { vec![] } else { generation::retired(observer.heads()) };
     if options.delete && !retired.is_empty() {

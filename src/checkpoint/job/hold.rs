@@ -55,7 +55,7 @@ impl Declaring<'_> {
         let mut next = JobRecord { unheld: false, ..record.successor() };
         let is_past = record.commit.as_ref().is_some_and(|commit| commit.checkpoint.attempt == record.attempt);
         let gone = match record.restore().filter(|_| !is_past) {
-            Some(checkpoint) => self.fence_all(job, (checkpoint, record)).await?,
+            Some(checkpoint) => self.fence_all(job, checkpoint, record).await?,
             None => None,
         };
         if gone.is_some() {
@@ -70,7 +70,8 @@ impl Declaring<'_> {
     async fn fence_all(
         &self,
         job: &Name,
-        (checkpoint, record): (JobCheckpoint, &JobRecord),
+        checkpoint: JobCheckpoint,
+        record: &JobRecord,
     ) -> Result<Option<JobError>, JobError> {
         let heads = read_heads(self.store, job, self.retry).await?;
         let fenced = heads.into_iter().map(|head| async move {
@@ -79,7 +80,7 @@ impl Declaring<'_> {
         });
         let fenced: Vec<_> = fenced.collect();
         let heads: Vec<Manifest> = stream::iter(fenced).buffered(CONCURRENT_FENCES).try_collect().await?;
-        Ok(is_there(job, (checkpoint, record), &heads).err())
+        Ok(is_there(job, checkpoint, record, &heads).err())
     }
 
     /// Makes sure that no owner before `attempt` can write to the chain of `backend`. Returns its head.
@@ -132,7 +133,7 @@ impl Declaring<'_> {
 }
 
 /// Checks that `heads` retain all of `checkpoint`, which `record` restores. Pure.
-fn is_there(job: &Name, (checkpoint, record): (JobCheckpoint, &JobRecord), heads: &[Manifest]) -> Result<(), JobError> {
+fn is_there(job: &Name, checkpoint: JobCheckpoint, record: &JobRecord, heads: &[Manifest]) -> Result<(), JobError> {
     match record.commit.as_ref().filter(|commit| commit.checkpoint == checkpoint) {
         Some(commit) => check_parts(job, commit, heads),
         None if JobView::of(heads).consistent.contains(&checkpoint) => Ok(()),

@@ -85,6 +85,36 @@ impl Seen {
     }
 }
 
+/// The records of a job as one opener reads and continues them.
+#[derive(Debug)]
+pub struct Records<'a> {
+    /// The store that has the records.
+    pub store: &'a Store,
+    /// The newest record that the opener knows; it becomes the new record if the opener makes one.
+    pub seen: &'a mut Seen,
+    /// How requests are retried.
+    pub retry: Retry,
+}
+
+impl Records<'_> {
+    /// The newest record of `job`; it is read from the store if it was not read yet.
+    pub(super) async fn newest(&mut self, job: &Name) -> Result<Option<JobRecord>, JobError> {
+        self.seen.get(self.store, job, self.retry).await
+    }
+
+    /// Appends `record`, which was derived from the newest one. Returns whether it is the newest now. If not, the next
+    /// look reads the chain again. Cancel-safe: if dropped, the record may be appended.
+    pub(super) async fn append(&mut self, job: &Name, record: &JobRecord) -> Result<bool, JobError> {
+        let is_newest = chain::append(self.store, job, record, self.retry).await?;
+        if is_newest {
+            self.seen.made(record.clone());
+        } else {
+            self.seen.forget();
+        }
+        Ok(is_newest)
+    }
+}
+
 /// The decisions of one daemon about the checkpoint that the subtasks of an attempt begin with, one at a time for each
 /// job. A subtask that had to wait for its turn learns the decision before it. Cheap to clone.
 #[derive(Debug, Clone, Default)]

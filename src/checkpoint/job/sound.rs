@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, chain, choose, read_heads};
+use super::{ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Opener, chain, lost::Lost, read_heads};
 use crate::{
     checkpoint::{
         chain::ChainError,
@@ -16,7 +16,6 @@ use crate::{
         manifest::Manifest,
     },
     object::{Path, Retry, Store},
-    types::{Attempt, BackendId},
 };
 
 /// Most bytes of the text that says why a checkpoint is damaged.
@@ -46,16 +45,36 @@ impl Spoilt {
     }
 }
 
-/// The newest consistent checkpoint of `view`, up to `not_after`, that shows no damage. Damaged ones are added to
-/// `marks`, which stay ordered. If the object of a mark can be read again, the mark is removed.
+/// The consistent checkpoints of a job that may be chosen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidates<'a> {
+    /// The newest manifests of all subtasks of the job.
+    pub(super) heads: &'a [Manifest],
+    /// The view over these heads.
+    pub(super) view: &'a JobView,
+    /// The newest completed checkpoint of which a part is lost, if it is newer than the consistent ones.
+    pub(super) lost: Option<&'a Lost>,
+    /// The newest checkpoint that is allowed; `None` if all are.
+    pub(super) not_after: Option<JobCheckpoint>,
+}
+
+impl Candidates<'_> {
+    /// Whether `checkpoint` is not newer than the newest one that is allowed.
+    pub(super) fn allows(&self, checkpoint: JobCheckpoint) -> bool {
+        self.not_after.is_none_or(|last| checkpoint <= last)
+    }
+}
+
+/// The newest of `candidates` that shows no damage. Damaged ones are added to `marks`, which stay ordered. If the
+/// object of a mark can be read again, the mark is removed.
 pub(super) async fn newest(
     store: &Store,
-    heads: &[Manifest],
-    (view, not_after): (&JobView, Option<JobCheckpoint>),
+    candidates: &Candidates<'_>,
     marks: &mut Vec<Spoilt>,
     retry: Retry,
 ) -> Result<Option<JobCheckpoint>, JobError> {
-    for candidate in view.consistent.iter().rev().filter(|candidate| not_after.is_none_or(|last| **candidate <= last)) {
+    let Candidates { heads, view, .. } = *candidates;
+    for candidate in view.consistent.iter().rev().filter(|candidate| candidates.allows(**candidate)) {
         let position = marks.binary_search_by_key(candidate, |spoilt| spoilt.checkpoint);
         let suspect = position.ok().and_then(|at| marks.get(at)).map(|spoilt| Path::parse(&spoilt.object));
         let suspects: BTreeSet<Path> = match suspect {
@@ -66,7 +85,7 @@ pub(super) async fn newest(
         };
         let parts = view.operators.keys().flat_map(|operator| generation::parts(heads, operator, *candidate));
         let parts: Vec<_> = parts.collect();
-        let damage = damage::survey(store, &parts, (&[], &suspects), retry).await.map_err(ChainError::from)?;
+        let damage = damage::survey(store, &parts, &[], &suspects, retry).await.map_err(ChainError::from)?;
         let fault = (0..parts.len()).find_map(|part| damage.first_of(part));
         match (position, fault) {
             (Err(_), None) => return Ok(Some(*candidate)),
@@ -83,23 +102,18 @@ pub(super) async fn newest(
     Ok(None)
 }
 
-/// Records that `spoilt` are damaged. Returns whether only `backend`, of `parallelism` subtasks, can have followed the
-/// choice of `attempt`; then it may choose again. Idempotent. Cancel-safe.
+/// Records that `spoilt` are damaged. Returns whether only `opener` can have followed the choice of its attempt; then
+/// it may choose again. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] of reading and writing the job's records.
-pub async fn mark(
-    store: &Store,
-    (backend, parallelism): (&BackendId, u32),
-    attempt: Attempt,
-    spoilt: &[Spoilt],
-    retry: Retry,
-) -> Result<bool, JobError> {
+pub async fn mark(store: &Store, opener: Opener<'_>, spoilt: &[Spoilt], retry: Retry) -> Result<bool, JobError> {
+    let Opener { backend, attempt, .. } = opener;
     let job = &backend.job;
     for _ in 0..ATTEMPTS {
         let newest = chain::newest(store, job, retry).await?;
         let heads = read_heads(store, job, retry).await?;
-        let is_alone = choose::is_alone(&heads, backend, parallelism);
+        let is_alone = opener.is_alone(&heads);
         let is_declared = newest.as_ref().is_some_and(|newest| newest.attempt == attempt && newest.declared.is_some());
         let mut known = newest.as_ref().map_or_else(Vec::new, |newest| newest.spoilt.clone());
         let before = known.len();

@@ -66,7 +66,8 @@ impl Attachment {
     pub async fn read(
         &self,
         store: &Store,
-        (backend, checkpoint): (&BackendId, CheckpointIdentity),
+        backend: &BackendId,
+        checkpoint: CheckpointIdentity,
         retry: Retry,
     ) -> Result<Result<Bytes, Fault>, StoreError> {
         let page = match self {
