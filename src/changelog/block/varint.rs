@@ -44,6 +44,7 @@ fn take_more(first: u8, bytes: &mut &[u8]) -> Option<u64> {
         *bytes = rest;
         let bits = u64::from(byte & 0x7f);
         let shift = 7 * index;
+        // The tenth byte has room for one bit of a u64. Bits beyond would be lost, and another number returned.
         if (bits << shift) >> shift != bits {
             return None;
         }
