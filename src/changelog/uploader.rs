@@ -229,8 +229,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // A ticket that was called is empty. So `done` is called exactly once, whichever task drops the ticket and
-        // whyever.
+        // A ticket that was called is empty. So `done` is called exactly once, whichever task drops the ticket.
         let Some(done) = self.0.take() else { return };
         done(Err(if std::thread::panicking() { UploadError::Panicked } else { UploadError::Stopped }));
     }

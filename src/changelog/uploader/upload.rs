@@ -73,8 +73,8 @@ impl Upload {
                     // most the old number, so it never passes the segment that is about to be made.
                     number = self.in_flight.begin();
                 }
-                // With `Retry::forever` only an error that no attempt can change comes here, for example a refused
-                // permission.
+                // With `Retry::forever` only an error comes here that no attempt can change: a store that has no
+                // create-if-absent.
                 Err(source) => break Err(UploadError::Store { segment: id, source }),
             }
         };
