@@ -377,6 +377,7 @@ fn newest_of(objects: &[ObjectMeta]) -> BTreeMap<BackendId, u64> {
 
 /// Lists the chains once, and reads their heads, some at the same time.
 async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<Manifest>, ChainError> {
+    // One listing tells both the heads and the retirements.
     let objects = store.list(prefix, retry).await?;
     let newest = newest_of(&objects);
     let mut retired = BTreeMap::new();
@@ -404,6 +405,8 @@ async fn read_unless_retired(
     retry: Retry,
 ) -> Result<Option<Manifest>, ChainError> {
     match manifests::read_listed(store, backend.clone(), number, retry).await {
+        // Only if the damaged manifest is the very one that retired the chain. A damaged head above it is of an opener
+        // that came later, and its chain names something again.
         Err(ChainError::Corrupt { object, .. }) if manifests::is_manifest(&object, &backend, retired) => {
             tracing::warn!(%object, "the damaged head of a retired chain is passed over");
             Ok(None)

@@ -63,6 +63,7 @@ pub async fn agree(
         {
             return Ok(Some(chosen));
         }
+        // Another daemon decides, or has decided meanwhile; the next round follows its record.
         if chosen.is_none() && !shall_decide(records, opener).await? {
             continue;
         }
@@ -74,7 +75,10 @@ pub async fn agree(
         if let Some(chosen) = chosen.filter(|_| checkpoint.attempt != attempt && !opener.is_alone(&heads)) {
             return Err(JobError::ChosenOther { job: job.clone(), chosen, asked: checkpoint });
         }
+        // A subtask that comes back within its attempt begins with a checkpoint that this attempt itself made. The
+        // choice of the attempt stays, as the other subtasks began with it.
         let comes_back = checkpoint.attempt == attempt && chosen.is_some();
+        // Not recorded: a checkpoint that the job does not have whole concerns no other subtask.
         if !is_whole || comes_back {
             return Ok(Some(checkpoint));
         }
@@ -104,6 +108,7 @@ fn meant(backend: &BackendId, heads: &[Manifest], named: Named) -> Result<Option
     if let Some(checkpoint) = found.iter().rev().copied().find(|checkpoint| is_whole(&view, *checkpoint)) {
         return Ok(Some(Meant { checkpoint, is_whole: true }));
     }
+    // No attempt has the checkpoint whole. If only one attempt has parts of it, the id still means one checkpoint.
     let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (None, _) => Ok(None),

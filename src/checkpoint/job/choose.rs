@@ -58,6 +58,9 @@ pub async fn choose(
     let Opener { backend, parallelism, attempt } = opener;
     let job = &backend.job;
     for _ in 0..ATTEMPTS {
+        // The record may be an old one that this daemon has seen before. A choice that is derived from it then fails to
+        // append, and a subtask that follows it looks again after its manifest is durable. Later rounds read the chain
+        // anew.
         let record = records.newest(job).await?;
         if let Some(newest) = record.as_ref().filter(|newest| newest.attempt > attempt) {
             return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
@@ -66,6 +69,8 @@ pub async fn choose(
         let is_declared = own_attempt.is_some_and(|newest| newest.declared.is_some());
         if wish.not_after.is_none()
             && let Some(newest) = own_attempt
+            // The common case comes first: a follower reads its own chain only. Otherwise a restart would cost each
+            // subtask the reading of all chains, which is quadratic in the subtasks.
             && follows(records.store, opener, head, records.retry).await?
             && let Beginning::Chosen(chosen) = newest.beginning
         {
@@ -80,6 +85,7 @@ pub async fn choose(
         let record = records.newest(job).await?;
         let own_attempt = record.as_ref().filter(|newest| newest.attempt == attempt);
         let (heads, lost) = heads_and_lost(records.store, job, records.retry).await?;
+        // Among the heads that were read just now, and not the caller's `head`, which may be older.
         let own = heads.iter().find(|head| head.backend == *backend);
         let opened_before = own.is_some_and(|head| head.owner().attempt == attempt && !head.owner().is_fence);
         let alone = opener.is_alone(&heads) && !is_declared;
@@ -93,6 +99,7 @@ pub async fn choose(
         if !again_alone && operator.any(is_used) {
             return Err(JobError::Used { job: job.clone(), attempt });
         }
+        // View, marks and candidates all speak of these heads.
         let view = JobView::of(&heads);
         let not_after = wish.limit(&view, backend)?;
         let mut marks = record.as_ref().map_or_else(Vec::new, |record| record.spoilt.clone());
@@ -115,12 +122,15 @@ pub async fn choose(
         let restore = decide(records, job, &candidates, wish, &mut marks).await?;
         // Even if a subtask has opened before by id or handle, this one chooses for the others: they may come back,
         // too.
+        // A choice that is recorded already needs no record of its own: the others read the same one.
         let is_recorded =
             own_attempt.is_some_and(|newest| newest.beginning == Beginning::Chosen(restore) && newest.spoilt == marks);
         if again_alone || is_recorded {
             return Ok(Choice::new(restore, &marks));
         }
         let next = JobRecord::undeclared(record.as_ref(), attempt, Beginning::Chosen(restore), marks.clone());
+        // The choice counts only as the newest record. If another one is newer, this subtask begins anew with it, so
+        // that two subtasks never begin with different checkpoints.
         if records.append(job, &next).await? {
             return Ok(Choice::new(restore, &marks));
         }
@@ -134,9 +144,12 @@ pub async fn choose(
 async fn follows(store: &Store, opener: Opener<'_>, head: Option<&Manifest>, retry: Retry) -> Result<bool, JobError> {
     let Opener { backend, parallelism, attempt } = opener;
     let has_made = |head: &Manifest| head.checkpoints.iter().any(|record| record.attempt == attempt);
+    // A checkpoint under this attempt shows that the subtask served before. It may not simply follow: `choose` refuses
+    // it, or lets it choose again if it is alone.
     if head.is_some_and(has_made) {
         return Ok(false);
     }
+    // Only a subtask that may be alone has to ask. One listing tells, without reading a chain.
     if parallelism <= 1 {
         let others = numbers_below(store, &layout::operators(&backend.job), retry).await?;
         if others.keys().all(|other| other == backend) {
@@ -163,6 +176,8 @@ async fn follows(store: &Store, opener: Opener<'_>, head: Option<&Manifest>, ret
 /// So if a part looks lost, all heads are read once more. By then every chain has each checkpoint that one of the first
 /// heads calls completed.
 async fn heads_and_lost(store: &Store, job: &Name, retry: Retry) -> Result<(Vec<Manifest>, Option<Lost>), JobError> {
+    // The first heads are the witnesses. A part is lost only if the second heads lack it, too, which were all read
+    // after each of the first.
     let first = read_heads(store, job, retry).await?;
     match latest(&first) {
         Latest::Checkpoint(newest) if newest_lost(&first, &first, Some(newest)).is_some() => {
@@ -187,6 +202,8 @@ pub async fn withdraw(store: &Store, job: &Name, retry: Retry) -> Result<(), Job
     for _ in 0..ATTEMPTS {
         let newest = chain::newest(store, job, retry).await?;
         let Some(newest) = newest.filter(|newest| newest.declared.is_some()) else { return Ok(()) };
+        // Of the same attempt, so that its tasks are not outdated. Without a declaration nothing is committed for them
+        // any more.
         let next = JobRecord::undeclared(Some(&newest), newest.attempt, Beginning::Undecided, newest.spoilt.clone());
         if chain::append(store, job, &next, retry).await? {
             return Ok(());
@@ -206,6 +223,7 @@ pub async fn outdate(store: &Store, job: &Name, attempt: Attempt, retry: Retry) 
         if newest.attempt > attempt {
             return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
         }
+        // An undeclared generation commits nothing, so there is nothing to end.
         if newest.attempt == attempt || newest.declared.is_none() {
             return Ok(());
         }

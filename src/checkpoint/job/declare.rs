@@ -61,6 +61,8 @@ pub async fn declare(
             && newest.attempt >= attempt
         {
             let generation = answer(job, newest, attempt, declaration)?;
+            // The caller before may have died between the record and the hold, so any caller of the same declaration
+            // finishes it.
             if !newest.unheld || by.hold(job, newest).await? {
                 return Ok(generation);
             }
@@ -71,6 +73,8 @@ pub async fn declare(
             // generation, after which reports of the old one have no effect, 3. look at the chains again.
             let reports = reports::reported(store, job, newest.attempt, retry).await?;
             if let Some(commit) = commit::complete(newest, &reports) {
+                // Whether it was appended does not matter: the next round reads the newest record, with this commit or
+                // that of another daemon.
                 chain::append(store, job, &commit::committed(newest, commit), retry).await?;
                 continue;
             }
@@ -82,6 +86,8 @@ pub async fn declare(
             Ok(restored) => {
                 let next = generation(newest.as_ref(), attempt, declaration, restored);
                 if chain::append(store, job, &next, retry).await? {
+                    // 3. An opener that read the records before step 2 is in no record yet. Its manifest is there by
+                    // now, or it looks at the records after its manifest and finds this one.
                     by.refuse_overtaken(job, &heads, attempt).await?;
                     reports::delete_outdated(store, job, &next, retry).await;
                     if !next.unheld {
@@ -214,6 +220,8 @@ pub(super) fn generation(
     let spoilt = newest.map_or_else(Vec::new, |newest| newest.spoilt.clone());
     let mut record = JobRecord::undeclared(newest, attempt, Beginning::Chosen(restored.checkpoint), spoilt);
     if let Some(newest) = newest {
+        // `undeclared` drops the commits, since an engine that coordinates decides about them itself. A declared
+        // generation goes on with them.
         (record.commit, record.earlier) = (newest.commit.clone(), newest.earlier.clone());
     }
     if record.commit != restored.commit {

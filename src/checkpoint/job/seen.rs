@@ -125,6 +125,8 @@ impl Decisions {
     pub async fn turn(&self, job: &Name) -> OwnedMutexGuard<Seen> {
         let turns = {
             let mut jobs = self.0.lock();
+            // Jobs that nobody opens any more are forgotten here, since nothing tells when the last turn of a job has
+            // ended.
             jobs.retain(|_, turns| turns.strong_count() > 0);
             let known = jobs.get(job).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {
@@ -133,6 +135,8 @@ impl Decisions {
                 turns
             })
         };
+        // The lock of the map is released before this wait. Held across it, one slow decision would keep the openers of
+        // all jobs waiting.
         turns.lock_owned().await
     }
 }

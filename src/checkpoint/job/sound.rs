@@ -85,17 +85,23 @@ pub(super) async fn newest(
         };
         let parts = view.operators.keys().flat_map(|operator| generation::parts(heads, operator, *candidate));
         let parts: Vec<_> = parts.collect();
+        // The newest candidate first, and no further than to the first sound one: a survey reads indexes and pages of
+        // all subtasks, and older candidates are not needed.
         let damage = damage::survey(store, &parts, &[], &suspects, retry).await.map_err(ChainError::from)?;
         let fault = (0..parts.len()).find_map(|part| damage.first_of(part));
         match (position, fault) {
             (Err(_), None) => return Ok(Some(*candidate)),
+            // The suspect was read, and is whole. If no part needs the suspect as far as can be seen, it was not read,
+            // and the mark stays: absence of a fault is no proof then.
             (Ok(position), None) if damage.unexamined.is_empty() => {
                 // Outside of the log call, whose arguments are not evaluated without a subscriber.
                 let mark = marks.remove(position);
                 tracing::warn!(checkpoint = %candidate, object = %mark.object, "reads well again: no longer damaged");
                 return Ok(Some(*candidate));
             }
+            // At its place in the order, which `binary_search` relies on.
             (Err(position), Some(fault)) => marks.insert(position, Spoilt::new(*candidate, fault)),
+            // Known to be damaged, and not disproved.
             (Ok(_), _) => {}
         }
     }
@@ -122,11 +128,13 @@ pub async fn mark(store: &Store, opener: Opener<'_>, spoilt: &[Spoilt], retry: R
                 known.insert(position, spoilt.clone());
             }
         }
+        // All of it is recorded already, by an earlier call whose answer was lost or by another subtask.
         if known.len() == before {
             return Ok(is_alone && !is_declared);
         }
         let next = match &newest {
             Some(newest) => JobRecord { spoilt: known, ..newest.successor() },
+            // The first record of the job. It marks the damage, and leaves the choice open.
             None => JobRecord::undeclared(None, attempt, Beginning::Undecided, known),
         };
         if chain::append(store, job, &next, retry).await? {
