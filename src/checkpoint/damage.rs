@@ -202,6 +202,7 @@ pub async fn survey(
     for (part, (head, record)) in parts.iter().enumerate() {
         survey.begin(part, head, record, &mut open);
     }
+    // Level by level: pages lead to pages of the next lower level. Each object is read once, whichever parts need it.
     while !open.is_empty() {
         open = survey.expand(open).await?;
     }
@@ -210,6 +211,7 @@ pub async fn survey(
     let unexamined = suspects.iter().filter(|path| !is_known(path)).cloned().collect();
     survey.damage.unexamined = unexamined;
     survey.damage.needed = survey.needed.keys().chain(survey.metas.keys()).cloned().collect();
+    // Last, when the needed ranges are known: they tell which parts a known fault spoils.
     for fault in known {
         survey.learn(fault);
     }
@@ -250,6 +252,7 @@ impl Survey<'_> {
 
     fn sources(&mut self, want: &Want, sources: &[Source], runs: &BTreeMap<u64, Run>, open: &mut Metas) {
         for source in sources {
+            // A source may have no run in the manifest if its part of the log is empty.
             let Some(run) = runs.get(&source.epoch) else { continue };
             self.run(want, source, run, open);
         }
@@ -264,6 +267,8 @@ impl Survey<'_> {
     /// Notes the ranges that a replay reads.
     fn handles(&mut self, want: &Want, handles: &[SegmentHandle]) {
         let Some(source) = want.source else { return };
+        // A cut lies between two change sets, so no handle reaches over the end of the source. One may reach over its
+        // beginning, where a base begins in the middle of a change set; it is read, too.
         for handle in handles.iter().filter(|handle| handle.range.to > source.from && handle.range.to <= source.to) {
             // Inlined change sets were read with the manifest.
             let Some(segment) = handle.segment() else { continue };
@@ -289,6 +294,7 @@ impl Survey<'_> {
         while let Some((path, wanted, bytes)) = read.try_next().await? {
             self.metas.entry(path.clone()).or_default().extend(wanted.wants.iter().map(|want| want.part));
             let mut told = self.tell(&path, &wanted, bytes, &mut below);
+            // Two reads have to agree. The second one takes the object as it is now, and its result alone counts.
             if told.is_err() {
                 let bytes = store.get_optional(&path, retry).await?;
                 told = self.tell(&path, &wanted, bytes, &mut below);
@@ -340,6 +346,7 @@ impl Survey<'_> {
         match Page::decode(&first.origin.job, page, bytes)? {
             Page::Handles(handles) => wants.iter().for_each(|want| self.handles(want, &handles)),
             Page::Pages(pages) => wants.iter().for_each(|want| want_pages(want, &pages, below)),
+            // They name no objects; that the page itself is whole was checked by decoding it.
             Page::Attachments(_) => {}
             Page::Past(stretches) => {
                 let of_all = wants.iter().flat_map(|want| stretches.iter().map(move |stretch| (want, stretch)));
@@ -357,6 +364,8 @@ impl Survey<'_> {
         let mut small = vec![];
         for (path, blocks) in &needed {
             let end = blocks.keys().map(|block| block.offset.saturating_add(block.length)).max().unwrap_or(0);
+            // A listing may lag behind, or miss an object that was created during it. Asking for the object itself
+            // decides.
             if sizes.get(path).is_none_or(|size| *size < end)
                 && let Some(meta) = store.head(path, retry).await?
             {
@@ -377,11 +386,13 @@ impl Survey<'_> {
                 small.push((path, blocks));
             }
         }
+        // Bounded, since a job may have very many of them. The others are judged by their length alone.
         let reads = small.into_iter().take(MAX_SMALL_OBJECTS);
         let reads: Vec<_> = reads.map(|(path, blocks)| read(store, path.clone(), blocks, retry)).collect();
         let mut read = stream::iter(reads).buffered(CONCURRENT_READS);
         while let Some((path, blocks, bytes)) = read.try_next().await? {
             let is_sound = |bytes: &Bytes| blocks.keys().all(|block| block.check(block.of(bytes)).is_ok());
+            // One wrong read is no proof. `verify_blocks` reads each range again, and names the block at fault.
             if !bytes.as_ref().is_some_and(is_sound) {
                 self.verify_blocks(&path, blocks).await?;
             }
@@ -442,6 +453,7 @@ impl Survey<'_> {
     /// Adds a known fault, unless it was found already.
     fn learn(&mut self, fault: &Fault) {
         let same = |found: &Fault| found.object == fault.object && (found.missing || found.offset == fault.offset);
+        // Found by this survey already, and attributed to its parts.
         if self.damage.faults.iter().any(same) {
             return;
         }
@@ -450,6 +462,7 @@ impl Survey<'_> {
         let blocks = self.needed.get(&path).into_iter().flatten();
         let mut parts: BTreeSet<usize> =
             blocks.filter(|(block, _)| lies_in(block)).flat_map(|(_, parts)| parts).copied().collect();
+        // A fault in an index or page spoils every part that needs it, wherever in the object it is.
         parts.extend(self.metas.get(&path).into_iter().flatten());
         self.damage.add(fault.clone(), parts);
     }

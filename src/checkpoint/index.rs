@@ -103,6 +103,8 @@ pub struct Stretch {
 /// The UUID of a page: its number among the pages of its epoch, from 0, and half of `random`.
 #[must_use]
 pub fn page_id(number: u64, random: Uuid) -> Uuid {
+    // The number alone would not do: two openers that try the same epoch count from the same number, and their pages
+    // must not share a name.
     let (_, random) = random.as_u64_pair();
     Uuid::from_u64_pair(number, random)
 }
@@ -234,6 +236,7 @@ impl Run {
 
     /// Drops every page and handle that ends at or before `from`.
     pub fn drop_before(&mut self, from: Sqn) {
+        // A page that reaches beyond `from` stays as a whole. A reader ignores the entries in it that end before.
         self.pages.retain(|page| page.range.to > from);
         self.handles.retain(|handle| handle.range.to > from);
     }
@@ -250,10 +253,13 @@ impl Run {
         let bounds = folding.bounds;
         let mut new = vec![];
         loop {
+            // Inlined bytes are repeated by each manifest, so beyond their bound all handles move, however few they
+            // are. After that round there is nothing heavy left, so the loop ends.
             let is_heavy = self.inline_bytes() > bounds.inline_bytes;
             if !is_heavy && self.handles.len() <= bounds.entries {
                 break;
             }
+            // Taken from the front: pages have the older part of a run, and readers take pages before handles.
             let moved = if is_heavy { self.handles.len() } else { self.handles.len().min(bounds.page_entries) };
             let page = folding.seal(Page::Handles(self.handles.drain(..moved).collect()));
             self.pages.push(page.reference);
@@ -272,6 +278,7 @@ impl Run {
     }
 
     pub(super) fn decode(job: &Name, run: &store::Run) -> Result<Self, &'static str> {
+        // Before anything is computed from it: first sequence numbers are made by shifting the epoch.
         if !(1..=Sqn::MAX_EPOCH).contains(&run.epoch) {
             return Err("a run of an epoch that there is not");
         }
@@ -304,7 +311,9 @@ impl Folding<'_> {
         let bounds = self.bounds;
         let mut new = vec![];
         let mut level = 1;
+        // Levels descend along the list, so the first page has the highest one. The loop ends above it.
         while pages.first().is_some_and(|page| page.level >= level) {
+            // The pages of this level are neighbours, and the oldest of them is the first.
             let first = pages.iter().position(|page| page.level <= level).unwrap_or(pages.len());
             let count = pages.iter().filter(|page| page.level == level).count();
             if count <= bounds.entries {
@@ -314,6 +323,9 @@ impl Folding<'_> {
             let range = first..first + count.min(bounds.page_entries);
             let moved = pages.get(range.clone()).expect("inside the level").to_vec();
             let page = self.seal(Page::Pages(moved));
+            // In their place. The new page is of the next level, and stands right behind the older pages of that level,
+            // so the order by sequence numbers and the descent of levels both stay. The level is looked at once more,
+            // since it may still be too long.
             pages.splice(range, [page.reference]);
             new.push(page);
         }
@@ -331,16 +343,20 @@ impl Folding<'_> {
         let bounds = self.bounds;
         let stretch = |source: &Source| {
             let mut run = runs.get(&source.epoch).cloned().unwrap_or_default();
+            // Only the part that the source means is listed.
             run.drop_before(source.from);
             run.drop_from(source.to);
             Stretch { source: *source, run }
         };
         let stretches: Vec<Stretch> = sources.iter().map(stretch).collect();
+        // Each source counts as an entry, too: a job that restarts often without writing has many sources with short
+        // runs.
         let entries: usize = stretches.iter().map(|stretch| 1 + stretch.run.entries()).sum();
         let inline_bytes: usize = stretches.iter().map(|stretch| stretch.run.inline_bytes()).sum();
         let mut new = vec![];
         if entries > bounds.entries || inline_bytes > bounds.inline_bytes {
             let page = self.seal(Page::Past(stretches));
+            // All of them move, the newest included: the sources are in order, and the past stands before `sources`.
             sources.clear();
             past.push(page.reference);
             new.push(page);

@@ -50,11 +50,13 @@ pub fn bases(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item
 fn recent(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = Contents>) -> Vec<Contents> {
     let owner = manifest.owner().epoch.number;
     let retained = ledger.retained();
+    // Without a completed checkpoint a restore may take any of them.
     let newest = retained.iter().rposition(|record| record.completed && !record.subsumed).unwrap_or(0);
     let recent = retained.iter().skip(newest).chain(ledger.in_flight_records());
     let mut all: Vec<Contents> =
         recent.map(|record: &CheckpointRecord| manifest.contents(record)).chain(snapshots).collect();
     let base = manifest.materializations.iter().rev().find(|base| base.from.epoch() == owner).map(|base| base.uuid);
+    // The contents that the next checkpoint will have, whatever its cut.
     all.push(manifest.contents_at(owner, base, Sqn(u64::MAX)));
     all
 }

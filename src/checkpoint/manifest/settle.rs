@@ -31,6 +31,8 @@ impl Manifest {
         };
         let mut folding = Folding { bounds, home, uuid: &mut uuid };
         let mut pages = vec![];
+        // Ordering: runs are folded before the past that lists them. A stretch in a page of the past contains its run,
+        // so a run that is long would otherwise go into the page with all its handles.
         for (_, run) in self.runs.iter_mut().filter(|(epoch, _)| **epoch != present) {
             pages.extend(run.fold(&mut folding));
         }
@@ -41,9 +43,13 @@ impl Manifest {
                 pages.extend(run.fold(&mut folding));
             }
             pages.extend(folding.fold_past(&mut import.past, &mut import.sources, &import.runs));
+            // Sources that moved into the past took their runs with them.
             import.runs.retain(|epoch, _| import.sources.iter().any(|source| source.epoch == *epoch));
         }
+        // Everything below is ruled out but for the pages that this manifest names. So pages of an opener that lost the
+        // race for this epoch are garbage at once.
         self.page_low_water = next.max(OPENING_PAGES);
+        // Removes the runs of sources that moved into pages.
         self.prune(&[]);
         pages
     }
