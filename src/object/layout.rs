@@ -199,6 +199,7 @@ impl ObjectName {
         let raw = path.as_ref();
         let name = match raw.rsplit_once('#') {
             Some((of, number)) => {
+                // Not `parse`: a temporary of a temporary is never made.
                 let of = Box::new(parse_permanent(of)?);
                 Self::Temporary { of, number: number.parse().ok()? }
             }
