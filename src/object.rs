@@ -414,6 +414,7 @@ impl Store {
     /// and a missing one is recorded.
     fn copied(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
         let copies = self.1.as_ref();
+        // Without a recall the settings decide whether copies may be read.
         let Some(recall) = &self.2 else { return copies?.read(path, range) };
         let found = copies.and_then(|copies| copies.recall(path, range));
         if found.is_none() {

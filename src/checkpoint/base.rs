@@ -134,6 +134,7 @@ impl Piece {
             return false;
         }
         let (first, last) = (self.key_groups.first().0, next.key_groups.last().0);
+        // Only for empty pieces of the same sqn, so no reader can tell the joined piece from the two.
         self.key_groups = KeyGroupRange::new(first.into(), last.into()).expect("the ranges follow each other");
         true
     }
@@ -242,6 +243,8 @@ impl BaseIndex {
         let whole = self.images.iter().flat_map(|image| &image.files);
         let mut files: BTreeMap<_, _> = whole.map(|stored| (stored.file.clone(), stored.file.bytes)).collect();
         for (_, block) in self.stored() {
+            // A file of an earlier materialization may have pieces that this one does not use, so only the used bytes
+            // count.
             let used = files.entry(block.file.clone()).or_default();
             *used = used.saturating_add(block.stored_length.into());
         }

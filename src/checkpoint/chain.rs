@@ -105,6 +105,7 @@ pub async fn read_listed(
     retry: Retry,
 ) -> Result<Option<Manifest>, ChainError> {
     let path = manifest_name(&backend, number).path();
+    // One request instead of a listing and a read, for the common case that the chain has not moved.
     match store.get(&path, retry).await.map(|bytes| decode(&backend, number, &bytes)) {
         Ok(Ok(manifest)) => Ok(Some(manifest)),
         // Damaged, or deleted since: a new look at the chain tells which.
@@ -159,6 +160,7 @@ pub async fn append_beside<T>(
     beside: impl Future<Output = T>,
 ) -> Result<(u32, T), ChainError> {
     let backend = &manifest.backend;
+    // Encoded once, so that every attempt sends identical bytes.
     let bytes = manifest.encode();
     let crc = envelope::crc_of(&bytes);
     let path = manifest_name(backend, manifest.number).path();

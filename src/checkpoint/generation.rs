@@ -55,6 +55,7 @@ pub fn parts<'a>(
     operator: &Name,
     checkpoint: JobCheckpoint,
 ) -> Vec<(&'a Manifest, &'a CheckpointRecord)> {
+    // By (attempt, id) and not by epoch, which each chain counts for itself.
     let same = |record: &&CheckpointRecord| JobCheckpoint::of(record) == checkpoint;
     // From the end: two owners of one attempt may have used the id, and the newer one's checkpoint counts.
     let part = |head: &'a Manifest| Some((head, head.checkpoints.iter().rev().find(same)?));
@@ -97,6 +98,7 @@ pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Optio
         return None;
     }
     let record = EpochRecord {
+        // With a new UUID as owner, two fences made at once have different bytes, and one of them learns that it lost.
         epoch: Epoch { number, owner },
         attempt,
         restored: None,

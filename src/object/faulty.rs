@@ -235,6 +235,8 @@ impl FaultyStore {
             }
             Fate::Delayed { by } => {
                 if matches!(kind, Kind::Put | Kind::Delete) {
+                    // The effect comes after the caller has given up, as with a request that hangs in a network. That
+                    // is the case that create-if-absent and fencing have to survive.
                     self.tasks.spawn(async move {
                         sleep(by).await;
                         drop(effect.await);

@@ -66,6 +66,7 @@ impl Attentive {
     /// The client for a request of the calling task.
     fn client(&self) -> &HttpClient {
         match &self.home {
+            // Outside of any runtime there is nothing to compare with.
             Some((home, elsewhere)) if Handle::try_current().is_ok_and(|runtime| runtime.id() != *home) => elsewhere,
             _ => &self.client,
         }

@@ -339,6 +339,7 @@ pub fn savepoint(job: &Name, savepoint: &Name) -> Path {
 }
 
 fn numbered(number: u64) -> String {
+    // Zeros in front, so that the order of names is the order of numbers, also for people who list the store.
     format!("{number:0NUMBER_DIGITS$}")
 }
 

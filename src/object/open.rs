@@ -133,6 +133,7 @@ fn deletes_per_request(options: &StoreOptions) -> usize {
     match options.url.split_once("://") {
         Some(("s3" | "s3a", _)) => 1000,
         Some(("az" | "abfs" | "abfss", _)) => 256,
+        // GCS and HDFS have no deletion in bulk here, nor has a directory.
         _ => 1,
     }
 }

@@ -60,6 +60,7 @@ impl SegmentEncoder {
         header.put_u16_le(0);
         header.put_slice(id.instance.as_bytes());
         header.put_u64_le(id.number);
+        // The header has a checksum of its own, so that a fault in it is named as such.
         header.put_u32_le(crc32fast::hash(&header));
         debug_assert_eq!(header.len(), HEADER_BYTES, "the length of the header");
         let mut hasher = Hasher::new();

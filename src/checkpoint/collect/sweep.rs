@@ -165,6 +165,7 @@ pub async fn sweep_on(
 ) -> Result<SweepReport, SweepError> {
     // Order: 1. list, 2. read the heads, 3. list the pins. The proof on the front page depends on it: everything that
     // can name a listed object was there when the object was listed.
+    // The listing tells which objects there are to judge. Whatever is created later is not judged by this sweep.
     let objects = store.list(&layout::job(job), retry).await?;
     let listed: Vec<_> = objects
         .into_iter()
@@ -205,9 +206,12 @@ pub async fn sweep_on(
     if options.delete {
         let mut garbage: Vec<_> =
             findings.iter_mut().zip(&listed).filter(|(finding, _)| finding.verdict.is_garbage()).collect();
+        // In batches, so that a long sweep does not rely on views that are hours old.
         for batch in garbage.chunks_mut(BATCH_OBJECTS) {
             // 4. Right before each batch, look again. If two views say garbage and no chain was opened between them, no
             //    owner can name the objects again. 5. Only then delete.
+            // If chains are opened all the time, no two views agree, and the batch is left: nothing is deleted in
+            // doubt.
             for _ in 0..SETTLE_ATTEMPTS {
                 let now = observer.observe(options.now_ms).await?;
                 let is_settled = now.is_of_the_same_owners(&view);
@@ -240,6 +244,7 @@ async fn retire(store: &Store, chain: &Retired, retry: Retry) -> Result<(), Swee
     if head.manifest.owner().attempt > chain.attempt || head.manifest.checkpoints.iter().any(|record| record.pinned) {
         return Ok(());
     }
+    // Only the checkpoints that were found: one that came since may be needed.
     let going = |record: &CheckpointRecord| chain.going.contains(&record.identity);
     // The nil UUID makes the bytes the same for two sweeps that retire the chain at once. The second finds its own
     // bytes there, which counts as success.

@@ -219,6 +219,7 @@ pub async fn withdraw(store: &Store, job: &Name, retry: Retry) -> Result<(), Job
 /// If `attempt` is outdated itself, or the job's records cannot be read or written.
 pub async fn outdate(store: &Store, job: &Name, attempt: Attempt, retry: Retry) -> Result<(), JobError> {
     for _ in 0..ATTEMPTS {
+        // Without a record nothing was declared, so there is nothing to outdate.
         let Some(newest) = chain::newest(store, job, retry).await? else { return Ok(()) };
         if newest.attempt > attempt {
             return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
@@ -253,9 +254,11 @@ async fn decide(
 ) -> Result<Option<JobCheckpoint>, JobError> {
     let newest = match (candidates.view.latest(), candidates.not_after) {
         (Latest::Nothing, None) => return Ok(None),
+        // Not the empty state: the job has completed checkpoints, and beginning empty would lose them silently.
         (Latest::Nothing | Latest::Inconsistent, _) => return Err(JobError::Inconsistent(job.clone())),
         (Latest::Checkpoint(newest), _) => newest,
     };
+    // A lost checkpoint that is newer than what was asked for is no concern of this choice.
     let lost = candidates.lost.filter(|lost| candidates.allows(lost.checkpoint));
     if !wish.fallback {
         return match lost {

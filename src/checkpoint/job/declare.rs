@@ -96,6 +96,7 @@ pub async fn declare(
                 }
             }
             // Others of the same attempt may have declared it, and opened, after the record was read.
+            // The refusal stands only if the record has not changed since the first one.
             Err(error) if refused == Some(number) => return Err(error),
             Err(_) => refused = Some(number),
         }
@@ -171,7 +172,10 @@ pub(super) fn restored(
             let name = || attempt.map_or(id.to_string(), |attempt| JobCheckpoint { attempt, id }.to_string());
             Some(found.ok_or_else(|| JobError::NotConsistent(job.clone(), name()))?)
         }
+        // The records decide, and not the chains: a chain may have checkpoints that were never committed.
         (Asked::Latest, Some(_)) => stands_on,
+        // The first declared generation of the job, or the first after an undeclared one. The checkpoints before it are
+        // known by the chains alone.
         (Asked::Latest, None) => match view.latest() {
             Latest::Nothing => None,
             Latest::Checkpoint(newest) => Some(newest),
@@ -188,6 +192,7 @@ pub(super) fn restored(
         let new_operators = new.cloned().collect();
         return Ok(Restored { checkpoint: Some(checkpoint), commit: Some(commit), new_operators });
     }
+    // It is not the newest commit, so its parts are found by the view.
     if view.consistent.contains(&checkpoint) {
         return Ok(Restored { checkpoint: Some(checkpoint), commit: None, new_operators: beyond_view() });
     }

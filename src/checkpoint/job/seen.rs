@@ -77,6 +77,7 @@ impl Seen {
         let is_newer = match (&*self, other) {
             (_, Self::NotYet) => false,
             (Self::NotYet, Self::Newest(_)) => true,
+            // Numbers of records only rise, so the higher one is newer. A record that was not read yet tells nothing.
             _ => other.number() > self.number(),
         };
         if is_newer {

@@ -198,6 +198,7 @@ impl Owner {
         let owner = manifest.owner();
         let (epoch, attempt) = (owner.epoch, owner.attempt);
         let writer = Writer::new(manifest.backend.clone(), epoch.number, blocks);
+        // The shape of the opening manifest decides for the whole epoch.
         let writer = if manifest.shape.changelog { writer } else { writer.silenced() };
         // Ids increase within an attempt, not within an epoch: a second owner of the attempt goes on above the ids of
         // the first. A later attempt begins anew.
