@@ -164,7 +164,7 @@ impl<T> Batcher<T> {
     fn nobody_is_missing(&self) -> bool {
         let here = || self.waiting.iter().map(|waiting| (&waiting.set.backend, waiting.set.epoch));
         // The cheap comparison comes first: without enough sets there cannot be one of each writer, and the set of
-        // names is built for nothing on every message.
+        // names would be built for nothing on every message.
         self.waiting.len() >= self.writers && here().collect::<BTreeSet<_>>().len() >= self.writers
     }
 }

@@ -202,7 +202,7 @@ pub async fn survey(
     for (part, (head, record)) in parts.iter().enumerate() {
         survey.begin(part, head, record, &mut open);
     }
-    // Level by level: pages lead to pages of the next lower level. Each object is read once, whichever parts need it.
+    // Level by level: pages lead to further pages. In each round an object is read once, whichever parts need it.
     while !open.is_empty() {
         open = survey.expand(open).await?;
     }
