@@ -29,7 +29,7 @@ mod page;
 pub use self::page::Page;
 pub(super) use self::page::{ascend, decode_page_ref, decode_past, decode_source, encode_page_ref, encode_source};
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -291,12 +291,6 @@ impl Run {
             return Err("a run with a part of another epoch");
         }
         Ok(Self { pages, handles })
-    }
-}
-
-impl fmt::Debug for Folding<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Folding").field("bounds", self.bounds).field("home", &self.home).finish_non_exhaustive()
     }
 }
 

@@ -121,8 +121,7 @@ pub async fn choose(
         let candidates = Candidates { heads: &heads, view: &view, lost: lost.as_ref(), not_after };
         let restore = decide(records, job, &candidates, wish, &mut marks).await?;
         // Even if a subtask has opened before by id or handle, this one chooses for the others: they may come back,
-        // too.
-        // A choice that is recorded already needs no record of its own: the others read the same one.
+        // too. A choice that is recorded already needs no further record: the others read the same one.
         let is_recorded =
             own_attempt.is_some_and(|newest| newest.beginning == Beginning::Chosen(restore) && newest.spoilt == marks);
         if again_alone || is_recorded {
