@@ -399,6 +399,7 @@ fn decode_piece(files: &[SnapshotFile], piece: &store::Piece) -> Result<Piece, &
         let compression = compression.ok_or("an unknown compression")?;
         compression.check(block.stored_bytes.into(), block.raw_bytes.into())?;
         let file = files.get(block.file as usize).ok_or("a piece in a file that is not listed")?.clone();
+        // The length of the file is part of its record, so no read is needed to see that the piece cannot lie there.
         if block.offset.checked_add(block.stored_bytes.into()).is_none_or(|end| end > file.bytes) {
             return Err("a piece that ends beyond its file");
         }

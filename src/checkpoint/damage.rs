@@ -225,6 +225,7 @@ impl Survey<'_> {
         let own = Want { part, origin: head.backend.clone(), source: None, key_groups: None };
         match contents.base.map(|uuid| head.materialization(uuid).ok_or(uuid)) {
             Some(Ok(base)) => want_base(&own, base, open),
+            // The decoder does not check this reference, so a forged or mended manifest may lack the base.
             Some(Err(uuid)) => {
                 let fault = Fault::of_manifest(head, format_args!("the manifest has no materialization {uuid}"));
                 self.damage.add(fault, [part]);
@@ -232,6 +233,7 @@ impl Survey<'_> {
             None => {}
         }
         want_pages(&own, &contents.past, open);
+        // Without its attachment a checkpoint cannot be restored either.
         want_pages(&own, record.attachment.page().as_slice(), open);
         self.sources(&own, &contents.sources, &head.runs, open);
         for uuid in &contents.imports {
@@ -409,6 +411,7 @@ impl Survey<'_> {
         blocks: &BTreeMap<Block, BTreeSet<usize>>,
     ) -> Result<(), StoreError> {
         for (block, parts) in blocks {
+            // Only the ranges that parts need: damage in bytes that nobody reads spoils nothing.
             let range = block.offset..block.offset.saturating_add(block.length);
             let read =
                 self.store.get_range_checked(path, range, self.retry, |bytes| block.check(Some(bytes.as_ref()))).await;
@@ -416,6 +419,7 @@ impl Survey<'_> {
                 Ok(Ok(())) => continue,
                 Ok(Err(what)) => Fault::corrupt(path, Some(block.offset), what),
                 Err(StoreError::NotFound { .. }) => Fault::missing(path),
+                // The object was cut since its length was asked for.
                 Err(StoreError::OutOfRange { size, .. }) => {
                     Fault::corrupt(path, Some(size), "the object ends there, more is recorded")
                 }

@@ -135,15 +135,18 @@ impl Copies {
             queue: std::collections::VecDeque::new(),
             queued_bytes: 0,
             writing: None,
+            // Copies of an earlier process count as used now: their backends have the whole idle time to come back.
             wants: Wants::new(options.idle_timeout, Instant::now()),
             unjudged: true,
             failing: false,
         };
+        // In the order of their age, which becomes their `order`.
         for (file, bytes, head) in folders.scan()? {
             state.insert(file, bytes, head);
         }
         metrics.bytes(state.bytes);
         let copies = Self(Arc::new(Inner { options, folders, metrics, state: Mutex::new(state), wake: Notify::new() }));
+        // The limit may have been lowered since these copies were made.
         copies.0.make_room(0);
         Ok(copies)
     }

@@ -369,6 +369,7 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
         }
         [CLOCK, id] => Some(ObjectName::Clock { job, id: id.parse().ok()? }),
         [SWEEPS, number] => Some(ObjectName::SweepLease { job, number: number.parse().ok()? }),
+        // The folder itself is no object.
         [SAVEPOINTS, savepoint, ref file @ ..] if !file.is_empty() => {
             let file = file.iter().map(|part| name(part)).collect::<Option<_>>()?;
             Some(ObjectName::SavepointFile { job, savepoint: name(savepoint)?, file })

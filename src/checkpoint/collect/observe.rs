@@ -291,6 +291,8 @@ impl<'a> Observer<'a> {
         mut open: Vec<PageRef>,
     ) -> Result<Result<(), String>, SweepError> {
         while !open.is_empty() {
+            // A page never changes, so one read is enough for all heads and views of this sweep. Successive heads share
+            // most of their pages.
             let new = open.iter().filter(|page| !self.pages.contains_key(&page.uuid));
             let reads: Vec<_> = new.map(|page| read_page(self.store, named.origin, *page, self.retry)).collect();
             let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
@@ -305,10 +307,12 @@ impl<'a> Observer<'a> {
             for page in open {
                 let Some(contents) = self.pages.get(&page.uuid) else { continue };
                 if named.is_import {
+                    // By its full name, since the page lies in another chain than this one.
                     chain.imported.insert(page.name(named.origin));
                 } else {
                     chain.pages.insert((page.home.epoch, page.uuid));
                 }
+                // Segments belong to the job and not to a chain, so it does not matter here by which chain they came.
                 chain.segments.extend(contents.segments.iter().copied());
                 below.extend(contents.pages.iter().copied());
             }
@@ -324,6 +328,7 @@ impl<'a> Observer<'a> {
         named: &Named<'_>,
         bases: &[Materialization],
     ) -> Result<Result<(), String>, SweepError> {
+        // Like pages, indexes are read once.
         let new = bases.iter().filter(|base| !self.bases.contains_key(&base.uuid));
         let reads: Vec<_> = new.map(|base| read_base(self.store, named.origin, base, self.retry)).collect();
         let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
@@ -424,7 +429,9 @@ async fn read_page(
             pages: stretches.into_iter().flat_map(|stretch| stretch.run.pages).collect(),
         },
         Ok(Page::Pages(pages)) => PageContents { segments: vec![], pages },
+        // Attachments name no objects.
         Ok(Page::Attachments(_)) => PageContents::default(),
+        // Nothing is deleted then: the damaged page names objects that nobody can list.
         Err(source) => return Err(SweepError::PageDamaged { object: path.to_string(), source }),
     };
     Ok((page, Some(contents)))

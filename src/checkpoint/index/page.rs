@@ -116,6 +116,8 @@ fn decode(job: &Name, message: &store::Page) -> Result<(Page, Home, Uuid), &'sta
     let uuid = Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?;
     let home = Home { subtask: message.home_subtask, epoch: message.home_epoch };
     let store::Page { pages, handles, past, attachments, .. } = message;
+    // Exactly one list has entries. A page of two kinds would be read as one of them, and the entries of the other be
+    // lost.
     let page = match (pages.is_empty(), handles.is_empty(), past.is_empty(), attachments.is_empty()) {
         (true, false, true, true) => {
             Page::Handles(handles.iter().map(|handle| decode_handle(job, handle)).collect::<Result<_, _>>()?)

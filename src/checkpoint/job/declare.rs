@@ -130,6 +130,7 @@ pub(super) fn answer(
         return Err(JobError::Outdated { job, attempt, newer: newest.attempt });
     }
     match &newest.declared {
+        // The same declaration comes again if its answer was lost, or from another daemon of the engine.
         Some(declared) if declared == declaration => Ok(Generation::of(newest)),
         Some(declared) => {
             let (declared, asked) = (Box::new(declared.clone()), Box::new(declaration.clone()));

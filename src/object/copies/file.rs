@@ -140,6 +140,7 @@ impl Head {
         let offset = (FIXED_BYTES + message.len() + CRC_BYTES) as u64;
         let message = store::LocalCopy::decode(message).ok()?;
         let path = Path::parse(&message.path).ok()?;
+        // All uses are of the job of the object, so the head does not repeat it.
         let job = ObjectName::parse(&path)?.job().clone();
         let usage = |usage: store::LocalCopyUse| {
             let operator = Name::new(&usage.operator).ok()?;
@@ -156,6 +157,7 @@ impl Head {
             is_image: false,
         };
         let chunks = message.length.div_ceil(CHUNK_BYTES);
+        // One checksum for each chunk. With fewer, the last parts of the object would be read unverified.
         (message.crcs.len() as u64 == chunks).then_some(Self {
             path,
             label,

@@ -173,6 +173,7 @@ fn cluster(url: &Url, hadoop: &Properties) -> Result<String, String> {
 /// The nameservice and its NameNodes, for a URL without a port.
 fn nameservice(url: &str, hadoop: &Properties) -> Result<Option<(String, Vec<String>)>, String> {
     let name = url.trim_start_matches("hdfs://");
+    // With a port the URL names one NameNode, and nothing has to be looked up.
     if name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         return Ok(None);
     }
