@@ -105,7 +105,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Every operation.
+    /// Every operation, in the order of their declaration.
     pub const ALL: [Self; 7] =
         [Self::Create, Self::Get, Self::GetRange, Self::Head, Self::List, Self::Delete, Self::Copy];
 
@@ -279,6 +279,7 @@ impl Store {
         if self.0.retrier.run(Operation::Copy, from, retry, run).await?.0 {
             return Ok(());
         }
+        // By range and not as a whole, since the object may be larger than `MAX_WHOLE_BYTES`.
         let read = self.get_range(from, 0..bytes, retry).await?;
         self.create(to, PutPayload::from_bytes(read), retry).await.map(|_| ())
     }
@@ -309,6 +310,7 @@ impl Store {
     /// [`StoreError::NotFound`], [`StoreError::OutOfRange`] if the object ends before the range does, or
     /// [`StoreError::Unavailable`].
     pub async fn get_range(&self, path: &Path, range: Range<u64>, retry: Retry) -> Result<Bytes, StoreError> {
+        // HTTP has no empty range.
         if range.is_empty() {
             return Ok(Bytes::new());
         }
@@ -363,9 +365,11 @@ impl Store {
     pub async fn delete_all(&self, paths: Vec<Path>, retry: Retry) -> Result<(), StoreError> {
         for chunk in paths.chunks(self.delete_chunk()) {
             let Some(first) = chunk.first() else { continue };
+            // Shared by all attempts at this chunk: an object that one attempt has deleted is not asked for again.
             let left = Mutex::new(chunk.iter().map(|path| self.absolute(path)).collect());
             let run = |bound| self.delete_once(bound, &left);
             let mut answer = self.0.retrier.run(Operation::Delete, first, retry, run).await;
+            // The retrier knows only the first path of the chunk, which may be gone by now.
             if let (Err(StoreError::Unavailable { path, .. }), Some(remaining)) = (&mut answer, left.lock().first()) {
                 *path = self.relative(remaining);
             }
@@ -378,6 +382,8 @@ impl Store {
     /// as one second allows.
     fn delete_chunk(&self) -> usize {
         let limited = |limit: NonZeroU32| usize::try_from(limit.get()).unwrap_or(usize::MAX);
+        // A chunk is admitted as a whole. With more requests than the limit of one second, it would hold up all others
+        // meanwhile.
         let most = self.0.pace.limit().map_or(DELETE_CHUNK, limited);
         most.saturating_mul(self.0.deletes_per_request).min(DELETE_CHUNK)
     }
@@ -408,6 +414,7 @@ impl Store {
     /// and a missing one is recorded.
     fn copied(&self, path: &Path, range: Option<Range<u64>>) -> Option<Bytes> {
         let copies = self.1.as_ref();
+        // Without a recall the settings decide whether copies may be read.
         let Some(recall) = &self.2 else { return copies?.read(path, range) };
         let found = copies.and_then(|copies| copies.recall(path, range));
         if found.is_none() {

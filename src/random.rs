@@ -38,6 +38,7 @@ impl Random {
     /// A number below `bound`; 0 for a bound of 0.
     #[must_use]
     pub fn below(&self, bound: u64) -> u64 {
+        // An empty range would panic.
         if bound == 0 { 0 } else { self.0.lock().random_range(0..bound) }
     }
 }

@@ -85,6 +85,8 @@ impl<T> Batcher<T> {
     /// Takes the change sets of the next segment, if any are due at `now`. Call it again until it returns `None`, or no
     /// slot is free.
     pub fn take(&mut self, now: Instant) -> Option<Vec<(ChangeSet, T)>> {
+        // Due change sets stay due, even if the condition no longer holds after a part of them was sent. Otherwise the
+        // rest of a large batch would wait once more.
         if self.is_due(now) {
             self.due = self.waiting.len();
         }
@@ -93,6 +95,8 @@ impl<T> Batcher<T> {
         }
         let mut segment = Vec::new();
         let mut bytes = 0;
+        // The last segment may also take change sets that came after the others became due. Waiting longer would not
+        // make a better segment for them, and the order of one backend's sets stays.
         while let Some(first) = self.waiting.pop_front() {
             bytes += size(&first.set);
             segment.push((first.set, first.ticket));
@@ -101,6 +105,7 @@ impl<T> Batcher<T> {
             }
         }
         self.bytes -= bytes;
+        // Saturates because the segment may have more sets than were due.
         self.due = self.due.saturating_sub(segment.len());
         Some(segment)
     }
@@ -119,6 +124,7 @@ impl<T> Batcher<T> {
         for (index, waiting) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
             if waiting.set.epoch == epoch && waiting.set.backend == *backend {
                 self.bytes -= size(&waiting.set);
+                // Due sets are at the front, so the old position tells whether this one was among them.
                 self.due -= usize::from(index < due);
                 withdrawn.push(waiting.ticket);
             } else {
@@ -157,6 +163,8 @@ impl<T> Batcher<T> {
 
     fn nobody_is_missing(&self) -> bool {
         let here = || self.waiting.iter().map(|waiting| (&waiting.set.backend, waiting.set.epoch));
+        // The cheap comparison comes first: without enough sets there cannot be one of each writer, and the set of
+        // names would be built for nothing on every message.
         self.waiting.len() >= self.writers && here().collect::<BTreeSet<_>>().len() >= self.writers
     }
 }

@@ -80,7 +80,10 @@ impl Compression {
             Self::Zstd => zstd::bulk::compress(block, ZSTD_LEVEL).ok(),
         };
         match compressed {
+            // Not `<=`: `check` refuses a compressed block that did not become shorter.
             Some(mut smaller) if smaller.len() < block.len() => {
+                // The encoders reserve for the worst case, and the segment keeps these bytes until its upload has
+                // ended.
                 smaller.shrink_to_fit();
                 (self, smaller.into())
             }
@@ -115,6 +118,8 @@ impl Compression {
         }
         let undecodable = CompressionError::Undecodable(self);
         let (gain, more) = LZ4_GAIN;
+        // The recorded length is checked against the stored bytes before memory of that length is taken. Otherwise a
+        // forged handle of few bytes would make a reader allocate a gigabyte.
         let may_be = match self {
             Self::None => true,
             Self::Lz4 => length as u64 <= stored.len() as u64 * gain + more,

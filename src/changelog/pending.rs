@@ -27,6 +27,8 @@ impl<T> Pending<T> {
 
     /// Removes and returns every waiter whose `to` is at most `persisted_to`, lowest first.
     pub fn release(&mut self, persisted_to: Sqn) -> Vec<T> {
+        // Arrivals count from 1. So this key is below every waiter for the next number, and above all waiters for
+        // `persisted_to` itself, which are done: `to` is exclusive on both sides.
         let rest = self.waiters.split_off(&(Sqn(persisted_to.0 + 1), 0));
         std::mem::replace(&mut self.waiters, rest).into_values().collect()
     }

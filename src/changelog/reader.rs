@@ -87,7 +87,6 @@ impl ChangeBlock {
 
 /// Reads the blocks of one change set that share a key group with `key_groups`, in order. A block may have changes of
 /// other key groups, too. Cancel safe.
-/// changes of other key groups too. Cancel safe.
 ///
 /// # Errors
 /// [`ReadError`], after the attempts that `retry` allows.
@@ -112,6 +111,7 @@ pub async fn read_index(store: &Store, id: &SegmentId, retry: Retry) -> Result<S
     let path = path(id);
     let bytes = store.get(&path, retry).await.map_err(|error| store_error(&path, error))?;
     let index = verify(&bytes).map_err(|error| corrupt_object(path.to_string(), &error))?;
+    // Every checksum of a segment that lies under another one's name is right, so only its header tells.
     if (index.instance, index.number) == (id.instance, id.number) {
         return Ok(index);
     }

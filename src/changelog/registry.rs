@@ -66,6 +66,8 @@ impl Registry {
         let found;
         let mut jobs = jobs.lock();
         found = jobs.get(job).and_then(Weak::upgrade);
+        // A worker that has panicked is replaced, so that one bug does not end the job's uploads until the daemon
+        // restarts. Its entry is kept alive by its holders, who find their tickets called.
         if let Some(entry) = found.as_ref().filter(|entry| !entry.client.has_ended()) {
             return JobUploads(entry.clone());
         }
@@ -75,6 +77,8 @@ impl Registry {
             numbers: numbers.clone(),
             metrics: metrics.of_job(job),
         };
+        // Started under the lock: two callers at once would otherwise start two workers, and the job's backends would
+        // no longer share segments.
         let client = Client::start(job.clone(), options.clone(), edge);
         let entry = Arc::new(Entry { job: job.clone(), client, registry: Arc::downgrade(&self.0) });
         jobs.insert(job.clone(), Arc::downgrade(&entry));
@@ -92,6 +96,7 @@ impl Deref for JobUploads {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        // Without the registry there is no list to leave.
         let Some(registry) = self.registry.upgrade() else { return };
         let mut jobs = registry.jobs.lock();
         // The job's uploads may have been started again meanwhile.

@@ -207,6 +207,7 @@ impl BlockHandle {
     /// The range of the block's bytes in the segment, half-open; `None` if it ends above 2^64.
     #[must_use]
     pub fn stored_range(&self) -> Option<std::ops::Range<u64>> {
+        // The offset may come from a forged record.
         Some(self.offset..self.offset.checked_add(u64::from(self.stored_length))?)
     }
 }

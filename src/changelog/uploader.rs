@@ -158,6 +158,7 @@ impl Client {
     /// Registers a backend that will submit.
     #[must_use]
     pub fn writer(&self) -> WriterGuard {
+        // If the worker has ended, nothing waits for writers any more; submissions find that out by themselves.
         let _ = self.messages.send(Message::WriterJoined);
         WriterGuard { messages: self.messages.clone() }
     }
@@ -185,6 +186,7 @@ impl Client {
 
     /// Cancels the submissions of `epoch` of `backend` whose upload has not begun. Uploads in flight finish.
     pub fn withdraw(&self, backend: &BackendId, epoch: u64) {
+        // A worker that has ended has dropped its tickets, which called all of them.
         let _ = self.messages.send(Message::Withdraw { backend: backend.clone(), epoch });
     }
 
@@ -198,6 +200,7 @@ impl Client {
 
 impl Drop for WriterGuard {
     fn drop(&mut self) {
+        // As on joining, a worker that has ended needs no count.
         let _ = self.messages.send(Message::WriterLeft);
     }
 }
@@ -226,6 +229,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        // A ticket that was called is empty. So `done` is called exactly once, whichever task drops the ticket.
         let Some(done) = self.0.take() else { return };
         done(Err(if std::thread::panicking() { UploadError::Panicked } else { UploadError::Stopped }));
     }
@@ -249,6 +253,12 @@ impl InFlight {
     /// Takes the next number. It is in flight before any later call of [`low_water`](Self::low_water) can return a
     /// higher one.
     fn begin(&self) -> Number {
+        // Ordering 1: this job's lock is taken before the number is. `low_water` takes it, too, so it sees either the
+        // old counter or the new number among those that have begun. If the number were taken first, `low_water` could
+        // read the raised counter and an empty set in between. It would then pass a segment that is about to be
+        // uploaded, and a sweep could delete it.
+        // Ordering 2: the lock of the job comes before that of the instance, here as in `low_water`. The other order
+        // could deadlock.
         let mut begun = self.begun.lock();
         let mut next = self.numbers.next.lock();
         let number = *next;
@@ -259,12 +269,15 @@ impl InFlight {
 
     fn low_water(&self) -> u64 {
         let begun = self.begun.lock();
+        // Without an upload of this job, the counter of the whole instance is right: other jobs may take the numbers
+        // below it, but this job will only use later ones.
         begun.first().copied().unwrap_or_else(|| *self.numbers.next.lock())
     }
 }
 
 impl Drop for Number {
     fn drop(&mut self) {
+        // Nobody holds this lock while a number is dropped: `begin` returns the number after it has released the lock.
         self.begun.lock().remove(&self.number);
     }
 }

@@ -156,8 +156,12 @@ impl Writer {
     #[must_use]
     pub fn persisted_batches(&self, applied_to: u64) -> u64 {
         if let Some(silent) = &self.silent {
+            // If a snapshot has everything that was ever changed, each batch after it changed nothing. There is nothing
+            // of such batches to lose, so they are durable, too.
             return if self.persisted_to == self.next { applied_to } else { silent.persisted_batches };
         }
+        // `sets` has only sets above `persisted_to`, so its front has the oldest batch that a crash would lose. The
+        // active block is newer than every set. It counts only if there is no such set.
         let first_open = self.sets.front().map(|set| set.first_batch).or(self.active_first_batch);
         first_open.unwrap_or(applied_to)
     }
@@ -177,6 +181,8 @@ impl Writer {
     /// The lowest segment with a change set that is uploaded but not yet passed by `persisted_to`.
     #[must_use]
     pub fn lowest_unlisted_segment(&self) -> Option<u64> {
+        // A tail lies in no segment, and a durable set is listed. The segment of a set that is still being uploaded is
+        // in flight, or has no number yet. Either way the low water of the uploads is not above it.
         let unlisted = self.sets.iter().filter_map(|set| match &set.state {
             SetState::Uploaded(handle) => handle.segment(),
             _ => None,
@@ -191,6 +197,8 @@ impl Writer {
             (silent.batch, silent.changed) = (number, false);
             return;
         }
+        // Only the first batch since the last roll-over is noted. A later one must not replace it: `persisted_batches`
+        // would then tell that the earlier ones are durable.
         self.active_first_batch.get_or_insert(number);
         self.active.begin_batch(self.next, time);
     }
@@ -219,6 +227,8 @@ impl Writer {
         }
         let changed = self.active.end_batch();
         if !changed {
+            // The noted batch left nothing behind. If its number stayed, it would count as not durable until the next
+            // roll-over, although there is nothing to roll over.
             if self.active.is_empty() {
                 self.active_first_batch = None;
             }
@@ -246,6 +256,8 @@ impl Writer {
     /// one.
     pub fn roll_over(&mut self) -> Option<ChangeSet> {
         let first_batch = self.active_first_batch.take()?;
+        // A noted first batch means that the block is not empty: a batch that ends or is abandoned without leaving
+        // anything takes its note with it.
         let body = self.active.finish().expect("a first batch with changes was noted");
         let range = SqnRange { from: self.rolled_to, to: self.next };
         assert!(!range.is_empty(), "a change set holds at least one batch");
@@ -264,6 +276,8 @@ impl Writer {
     pub fn on_snapshot(&mut self, cut: Sqn, applied_to: u64) {
         let silent = self.silent.as_mut().expect("only without a log do snapshots make durable");
         assert!(cut <= self.next, "a snapshot is of the past");
+        // Snapshots may end in any order. An older one that ends late must not move the positions back: callers were
+        // told that more is durable.
         if cut >= self.persisted_to {
             (self.persisted_to, self.listed_to, self.rolled_to) = (cut, cut, cut);
             silent.persisted_batches = silent.persisted_batches.max(applied_to);
@@ -273,12 +287,18 @@ impl Writer {
     /// Notes that the change set of `handle` is durable. A handle that is known already, or is of another writer, has
     /// no effect.
     pub fn on_uploaded(&mut self, handle: SegmentHandle) -> Uploaded {
+        // Sequence numbers are never reused, so a range of this epoch names one set. No set is found for the handle of
+        // a set that has passed `persisted_to`, or of another writer; both have no effect.
         let set = self.sets.iter_mut().find(|set| set.range == handle.range);
         if let Some(set) = set.filter(|set| matches!(set.state, SetState::Uploading)) {
             set.state = SetState::Uploaded(handle);
         }
         let mut uploaded = Uploaded::default();
         for set in &mut self.sets {
+            // Ordering: sets are listed strictly in the order of their sequence numbers, and the loop ends at the first
+            // set that is still being uploaded. If sets [5, 7) and [7, 9) were listed as they arrive, and [7, 9) came
+            // first, a manifest made in between would publish a checkpoint at cut 9 without the changes of [5, 7).
+            // `Durable` stands in only while the handle is moved out of the state; the other arms put the state back.
             match std::mem::replace(&mut set.state, SetState::Durable) {
                 SetState::Uploaded(handle) => {
                     assert_eq!(set.range.from, self.listed_to, "listed change sets abut");
@@ -286,6 +306,7 @@ impl Writer {
                     uploaded.handles.push(handle);
                 }
                 SetState::Uploading => {
+                    // break; Later sets stay `Uploaded`. They are listed by the call that closes this gap.
                     set.state = SetState::Uploading;
                     break;
                 }
@@ -303,6 +324,8 @@ impl Writer {
     pub fn on_inlined(&mut self, range: SqnRange) {
         let set = self.sets.back_mut().expect("a tail was rolled over");
         assert_eq!(
+            // A tail after a set that is still being uploaded would stand in the log index before its predecessor. A
+            // manifest would then list a log with a gap.
             (set.range, range.from),
             (range, self.listed_to),
             "a tail is the last set, and all before it are listed"
@@ -315,6 +338,8 @@ impl Writer {
     /// stay in memory.
     pub fn on_published(&mut self, listed_to: Sqn) -> u64 {
         assert!(listed_to <= self.listed_to, "a manifest is of the past");
+        // Only tails that this manifest lists. A tail that was listed while the manifest was under way is not in its
+        // bytes: if it counted as durable now, its memory would be released, and a crash would lose it.
         for set in self.sets.iter_mut().filter(|set| set.range.to <= listed_to) {
             if matches!(set.state, SetState::Tail) {
                 set.state = SetState::Durable;
@@ -326,6 +351,8 @@ impl Writer {
     /// Moves `persisted_to` over durable sets; returns their bytes.
     fn advance(&mut self) -> u64 {
         let mut released = 0;
+        // In order again: a segment behind a tail is durable earlier than the tail, but callers wait for positions, and
+        // a position says that everything below is durable.
         while let Some(set) = self.sets.pop_front_if(|set| matches!(set.state, SetState::Durable)) {
             assert_eq!(set.range.from, self.persisted_to, "durable change sets abut");
             self.persisted_to = set.range.to;

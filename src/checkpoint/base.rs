@@ -91,6 +91,7 @@ impl PieceBlock {
             return Err(PieceError::Length { expected: self.stored_length as usize, actual: stored.len() });
         }
         let actual = crc32fast::hash(stored);
+        // Before decompression, so that no decoder sees bytes that were not written here.
         if actual != self.crc {
             return Err(PieceError::Checksum { expected: self.crc, actual });
         }
@@ -133,6 +134,7 @@ impl Piece {
             return false;
         }
         let (first, last) = (self.key_groups.first().0, next.key_groups.last().0);
+        // Only for empty pieces of the same sqn, so no reader can tell the joined piece from the two.
         self.key_groups = KeyGroupRange::new(first.into(), last.into()).expect("the ranges follow each other");
         true
     }
@@ -163,6 +165,7 @@ impl BaseIndex {
         }
         for pieces in index.pieces.values_mut() {
             pieces.sort_by_key(|piece| (piece.key_groups.first(), piece.hashes.first));
+            // Before the check, which then has few pieces to look at.
             pieces.dedup_by(|next, last| last.join(next));
             check(pieces)?;
         }
@@ -176,6 +179,7 @@ impl BaseIndex {
     pub fn with_images(self, images: impl IntoIterator<Item = Image>) -> Result<Self, &'static str> {
         let mut images: Vec<Image> = images.into_iter().collect();
         images.sort_by_key(|image| image.key_groups.first());
+        // Sorted by their beginnings, so each has to end before the next begins.
         if !images.is_sorted_by(|a, b| a.key_groups.last() < b.key_groups.first()) {
             return Err("images overlap");
         }
@@ -195,6 +199,7 @@ impl BaseIndex {
     /// The sqn below which the base has every change of a place; `None` for a state or key group that it does not have.
     #[must_use]
     pub fn covered_to(&self, state: StateId, group: KeyGroup, hash: u64) -> Option<Sqn> {
+        // Images first: beside images there are only pieces of operator state, whose key group no image contains.
         let image = self.images.iter().find(|image| image.key_groups.contains(group));
         image.map(|image| image.sqn).or_else(|| self.find(state, group, hash).map(|piece| piece.sqn))
     }
@@ -217,6 +222,7 @@ impl BaseIndex {
     #[must_use]
     pub fn find(&self, state: StateId, group: KeyGroup, hash: u64) -> Option<&Piece> {
         let pieces = self.pieces.get(&state)?;
+        // Pieces are in order of their ends, too, since they do not overlap.
         let before = |piece: &Piece| (piece.key_groups.last(), piece.hashes.last) < (group, hash);
         pieces.get(pieces.partition_point(before)).filter(|piece| piece.key_groups.contains(group))
     }
@@ -237,6 +243,8 @@ impl BaseIndex {
         let whole = self.images.iter().flat_map(|image| &image.files);
         let mut files: BTreeMap<_, _> = whole.map(|stored| (stored.file.clone(), stored.file.bytes)).collect();
         for (_, block) in self.stored() {
+            // A file of an earlier materialization may have pieces that this one does not use, so only the used bytes
+            // count.
             let used = files.entry(block.file.clone()).or_default();
             *used = used.saturating_add(block.stored_length.into());
         }
@@ -310,6 +318,8 @@ fn check(pieces: &[Piece]) -> Result<(), &'static str> {
     let mut done: Option<KeyGroup> = None;
     for piece in pieces {
         let (first, last) = (piece.key_groups.first(), piece.key_groups.last());
+        // Within a key group a piece has to begin exactly where the one before ended; a new key group begins at hash 0,
+        // after the ones that are done.
         let fits = match begun {
             Some((group, hash)) => (first, last, piece.hashes.first) == (group, group, hash),
             None => piece.hashes.first == 0 && done.is_none_or(|done| done < first),
@@ -318,6 +328,7 @@ fn check(pieces: &[Piece]) -> Result<(), &'static str> {
         if !fits || !is_one || piece.hashes.last < piece.hashes.first {
             return gap;
         }
+        // The highest hash has no next one: the key group is complete then.
         begun = piece.hashes.last.checked_add(1).map(|hash| (first, hash));
         done = Some(last);
     }
@@ -388,6 +399,7 @@ fn decode_piece(files: &[SnapshotFile], piece: &store::Piece) -> Result<Piece, &
         let compression = compression.ok_or("an unknown compression")?;
         compression.check(block.stored_bytes.into(), block.raw_bytes.into())?;
         let file = files.get(block.file as usize).ok_or("a piece in a file that is not listed")?.clone();
+        // The length of the file is part of its record, so no read is needed to see that the piece cannot lie there.
         if block.offset.checked_add(block.stored_bytes.into()).is_none_or(|end| end > file.bytes) {
             return Err("a piece that ends beyond its file");
         }

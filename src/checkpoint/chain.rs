@@ -72,6 +72,8 @@ pub enum ChainError {
 pub async fn read_head(store: &Store, backend: &BackendId, retry: Retry) -> Result<Option<Head>, ChainError> {
     for _ in 0..OPEN_ATTEMPTS {
         let numbers = numbers(store, backend, retry).await?;
+        // The highest number is the authority, even if it cannot be read. Falling back to an older manifest would take
+        // a head for the truth whose successor may have let go of checkpoints that were deleted since.
         let Some(&newest) = numbers.last() else { return Ok(None) };
         let path = manifest_name(backend, newest).path();
         let read = |bytes: &Bytes| {
@@ -103,6 +105,7 @@ pub async fn read_listed(
     retry: Retry,
 ) -> Result<Option<Manifest>, ChainError> {
     let path = manifest_name(&backend, number).path();
+    // One request instead of a listing and a read, for the common case that the chain has not moved.
     match store.get(&path, retry).await.map(|bytes| decode(&backend, number, &bytes)) {
         Ok(Ok(manifest)) => Ok(Some(manifest)),
         // Damaged, or deleted since: a new look at the chain tells which.
@@ -123,11 +126,13 @@ pub async fn overtaken(
     number: u64,
     retry: Retry,
 ) -> Result<Option<Epoch>, ChainError> {
+    // A listing costs one request and is enough while nothing has changed; the head is read only if it moved.
     let newest = numbers(store, &manifest.backend, retry).await?.last().copied();
     if newest.is_none_or(|newest| newest <= number) {
         return Ok(None);
     }
     let head = read_head(store, &manifest.backend, retry).await?;
+    // A higher number of the same epoch is a manifest of this owner that became durable since.
     Ok(head.map(|head| head.manifest.owner().epoch).filter(|epoch| *epoch != manifest.owner().epoch))
 }
 
@@ -155,21 +160,29 @@ pub async fn append_beside<T>(
     beside: impl Future<Output = T>,
 ) -> Result<(u32, T), ChainError> {
     let backend = &manifest.backend;
+    // Encoded once, so that every attempt sends identical bytes.
     let bytes = manifest.encode();
     let crc = envelope::crc_of(&bytes);
     let path = manifest_name(backend, manifest.number).path();
     // Order: 1. the manifest becomes durable. 2. Only then an opener looks for a higher number: if its own number was
     // deleted below a newer head meanwhile, the create succeeds all the same.
     match store.create(&path, PutPayload::from_bytes(bytes), retry).await? {
+        // Identical bytes come from an earlier attempt of this request whose answer was lost, or from another sweep
+        // that retires the chain in the same way.
         Created::New | Created::Identical => {}
+        // The number is taken by other bytes: of another owner, or of a fence. Both end this owner.
         Created::Conflict => return Err(fenced(store, manifest, retry).await?),
     }
     let newest = async {
         match manifest.opens_epoch {
             true => Ok(numbers(store, backend, retry).await?.last().copied()),
+            // An owner that goes on needs no look: its number can be taken only by a successor, whose opening manifest
+            // is never deleted. An opener's number may have been deleted, since it may be one of the numbers below a
+            // newer head.
             false => Ok::<_, ChainError>(None),
         }
     };
+    // Both are polled to their ends: `beside` is not dropped halfway if the look fails first.
     let (newest, beside) = futures::future::join(newest, beside).await;
     if let Some(newest) = newest?
         && newest > manifest.number
@@ -182,6 +195,8 @@ pub async fn append_beside<T>(
 /// The error for `manifest` that was refused; it names the newest owner.
 async fn fenced(store: &Store, manifest: &Manifest, retry: Retry) -> Result<ChainError, ChainError> {
     let backend = manifest.backend.clone();
+    // Names the newest owner instead of the one that took the number: a caller that gives up wants to know who has the
+    // backend now.
     let by = read_head(store, &backend, retry).await?.map(|head| head.manifest.owner().epoch);
     Ok(ChainError::Fenced { backend, by: by.unwrap_or(manifest.owner().epoch) })
 }
@@ -190,6 +205,7 @@ async fn fenced(store: &Store, manifest: &Manifest, retry: Retry) -> Result<Chai
 /// deleted, `opened` the number that opened its epoch. Pure.
 #[must_use]
 pub fn deletable(from: u64, opened: u64, head: u64) -> std::ops::Range<u64> {
+    // Never the opening manifest, and never one twice.
     let first = from.max(opened + 1);
     first..(head + 1).saturating_sub(KEPT_MANIFESTS).max(first)
 }
@@ -231,6 +247,8 @@ pub(super) async fn read(
 
 fn decode(backend: &BackendId, number: u64, bytes: &Bytes) -> Result<Manifest, EnvelopeError> {
     let manifest = Manifest::decode(bytes)?;
+    // The checksum is right, but it is not the object of this name. Somebody has copied or renamed it, and its contents
+    // would be taken for the truth of another chain.
     if manifest.number != number || manifest.backend != *backend {
         let what = format!("it is manifest {} of `{}`", manifest.number, manifest.backend);
         return Err(EnvelopeError::Contents(what));

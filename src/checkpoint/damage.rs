@@ -161,7 +161,14 @@ impl Want {
     }
 }
 
-type Metas = BTreeMap<Path, (Meta, Vec<Want>)>;
+/// An object that lists others, with the entries of it that parts need.
+#[derive(Debug, Clone)]
+struct WantedMeta {
+    meta: Meta,
+    wants: Vec<Want>,
+}
+
+type Metas = BTreeMap<Path, WantedMeta>;
 
 struct Survey<'s> {
     store: &'s Store,
@@ -182,7 +189,8 @@ struct Survey<'s> {
 pub async fn survey(
     store: &Store,
     parts: &[(&Manifest, &CheckpointRecord)],
-    (known, suspects): (&[Fault], &BTreeSet<Path>),
+    known: &[Fault],
+    suspects: &BTreeSet<Path>,
     retry: Retry,
 ) -> Result<Damage, StoreError> {
     let of = vec![BTreeSet::new(); parts.len()];
@@ -194,6 +202,7 @@ pub async fn survey(
     for (part, (head, record)) in parts.iter().enumerate() {
         survey.begin(part, head, record, &mut open);
     }
+    // Level by level: pages lead to further pages. In each round an object is read once, whichever parts need it.
     while !open.is_empty() {
         open = survey.expand(open).await?;
     }
@@ -202,6 +211,7 @@ pub async fn survey(
     let unexamined = suspects.iter().filter(|path| !is_known(path)).cloned().collect();
     survey.damage.unexamined = unexamined;
     survey.damage.needed = survey.needed.keys().chain(survey.metas.keys()).cloned().collect();
+    // Last, when the needed ranges are known: they tell which parts a known fault spoils.
     for fault in known {
         survey.learn(fault);
     }
@@ -215,6 +225,7 @@ impl Survey<'_> {
         let own = Want { part, origin: head.backend.clone(), source: None, key_groups: None };
         match contents.base.map(|uuid| head.materialization(uuid).ok_or(uuid)) {
             Some(Ok(base)) => want_base(&own, base, open),
+            // The decoder does not check this reference, so a forged or mended manifest may lack the base.
             Some(Err(uuid)) => {
                 let fault = Fault::of_manifest(head, format_args!("the manifest has no materialization {uuid}"));
                 self.damage.add(fault, [part]);
@@ -222,8 +233,9 @@ impl Survey<'_> {
             None => {}
         }
         want_pages(&own, &contents.past, open);
+        // Without its attachment a checkpoint cannot be restored either.
         want_pages(&own, record.attachment.page().as_slice(), open);
-        self.sources(&own, (&contents.sources, &head.runs), open);
+        self.sources(&own, &contents.sources, &head.runs, open);
         for uuid in &contents.imports {
             let Some(import) = head.import(*uuid) else {
                 let fault = Fault::of_manifest(head, format_args!("the manifest has no import {uuid}"));
@@ -236,18 +248,19 @@ impl Survey<'_> {
                 want_base(&want, base, open);
             }
             want_pages(&want, &import.past, open);
-            self.sources(&want, (&import.sources, &import.runs), open);
+            self.sources(&want, &import.sources, &import.runs, open);
         }
     }
 
-    fn sources(&mut self, want: &Want, (sources, runs): (&[Source], &BTreeMap<u64, Run>), open: &mut Metas) {
+    fn sources(&mut self, want: &Want, sources: &[Source], runs: &BTreeMap<u64, Run>, open: &mut Metas) {
         for source in sources {
+            // A source may have no run in the manifest if its part of the log is empty.
             let Some(run) = runs.get(&source.epoch) else { continue };
-            self.run(want, (source, run), open);
+            self.run(want, source, run, open);
         }
     }
 
-    fn run(&mut self, want: &Want, (source, run): (&Source, &Run), open: &mut Metas) {
+    fn run(&mut self, want: &Want, source: &Source, run: &Run, open: &mut Metas) {
         let want = Want { source: Some(*source), ..want.clone() };
         want_pages(&want, &run.pages, open);
         self.handles(&want, &run.handles);
@@ -256,6 +269,8 @@ impl Survey<'_> {
     /// Notes the ranges that a replay reads.
     fn handles(&mut self, want: &Want, handles: &[SegmentHandle]) {
         let Some(source) = want.source else { return };
+        // A cut lies between two change sets, so no handle reaches over the end of the source. One may reach over its
+        // beginning, where a base begins in the middle of a change set; it is read, too.
         for handle in handles.iter().filter(|handle| handle.range.to > source.from && handle.range.to <= source.to) {
             // Inlined change sets were read with the manifest.
             let Some(segment) = handle.segment() else { continue };
@@ -278,15 +293,16 @@ impl Survey<'_> {
         let reads: Vec<_> = open.into_iter().map(|(path, wanted)| read(store, path, wanted, retry)).collect();
         let mut read = stream::iter(reads).buffered(CONCURRENT_READS);
         let mut below = Metas::new();
-        while let Some((path, (meta, wants), bytes)) = read.try_next().await? {
-            self.metas.entry(path.clone()).or_default().extend(wants.iter().map(|want| want.part));
-            let mut told = self.tell(&path, (&meta, &wants), bytes, &mut below);
+        while let Some((path, wanted, bytes)) = read.try_next().await? {
+            self.metas.entry(path.clone()).or_default().extend(wanted.wants.iter().map(|want| want.part));
+            let mut told = self.tell(&path, &wanted, bytes, &mut below);
+            // Two reads have to agree. The second one takes the object as it is now, and its result alone counts.
             if told.is_err() {
                 let bytes = store.get_optional(&path, retry).await?;
-                told = self.tell(&path, (&meta, &wants), bytes, &mut below);
+                told = self.tell(&path, &wanted, bytes, &mut below);
             }
             if let Err(fault) = told {
-                self.damage.add(fault, wants.iter().map(|want| want.part));
+                self.damage.add(fault, wanted.wants.iter().map(|want| want.part));
             }
         }
         Ok(below)
@@ -296,7 +312,7 @@ impl Survey<'_> {
     fn tell(
         &mut self,
         path: &Path,
-        (meta, wants): (&Meta, &[Want]),
+        WantedMeta { meta, wants }: &WantedMeta,
         bytes: Option<Bytes>,
         below: &mut Metas,
     ) -> Result<(), Fault> {
@@ -332,10 +348,11 @@ impl Survey<'_> {
         match Page::decode(&first.origin.job, page, bytes)? {
             Page::Handles(handles) => wants.iter().for_each(|want| self.handles(want, &handles)),
             Page::Pages(pages) => wants.iter().for_each(|want| want_pages(want, &pages, below)),
+            // They name no objects; that the page itself is whole was checked by decoding it.
             Page::Attachments(_) => {}
             Page::Past(stretches) => {
                 let of_all = wants.iter().flat_map(|want| stretches.iter().map(move |stretch| (want, stretch)));
-                of_all.for_each(|(want, stretch)| self.run(want, (&stretch.source, &stretch.run), below));
+                of_all.for_each(|(want, stretch)| self.run(want, &stretch.source, &stretch.run, below));
             }
         }
         Ok(())
@@ -349,6 +366,8 @@ impl Survey<'_> {
         let mut small = vec![];
         for (path, blocks) in &needed {
             let end = blocks.keys().map(|block| block.offset.saturating_add(block.length)).max().unwrap_or(0);
+            // A listing may lag behind, or miss an object that was created during it. Asking for the object itself
+            // decides.
             if sizes.get(path).is_none_or(|size| *size < end)
                 && let Some(meta) = store.head(path, retry).await?
             {
@@ -369,11 +388,13 @@ impl Survey<'_> {
                 small.push((path, blocks));
             }
         }
+        // Bounded, since a job may have very many of them. The others are judged by their length alone.
         let reads = small.into_iter().take(MAX_SMALL_OBJECTS);
         let reads: Vec<_> = reads.map(|(path, blocks)| read(store, path.clone(), blocks, retry)).collect();
         let mut read = stream::iter(reads).buffered(CONCURRENT_READS);
         while let Some((path, blocks, bytes)) = read.try_next().await? {
             let is_sound = |bytes: &Bytes| blocks.keys().all(|block| block.check(block.of(bytes)).is_ok());
+            // One wrong read is no proof. `verify_blocks` reads each range again, and names the block at fault.
             if !bytes.as_ref().is_some_and(is_sound) {
                 self.verify_blocks(&path, blocks).await?;
             }
@@ -390,6 +411,7 @@ impl Survey<'_> {
         blocks: &BTreeMap<Block, BTreeSet<usize>>,
     ) -> Result<(), StoreError> {
         for (block, parts) in blocks {
+            // Only the ranges that parts need: damage in bytes that nobody reads spoils nothing.
             let range = block.offset..block.offset.saturating_add(block.length);
             let read =
                 self.store.get_range_checked(path, range, self.retry, |bytes| block.check(Some(bytes.as_ref()))).await;
@@ -397,6 +419,7 @@ impl Survey<'_> {
                 Ok(Ok(())) => continue,
                 Ok(Err(what)) => Fault::corrupt(path, Some(block.offset), what),
                 Err(StoreError::NotFound { .. }) => Fault::missing(path),
+                // The object was cut since its length was asked for.
                 Err(StoreError::OutOfRange { size, .. }) => {
                     Fault::corrupt(path, Some(size), "the object ends there, more is recorded")
                 }
@@ -434,6 +457,7 @@ impl Survey<'_> {
     /// Adds a known fault, unless it was found already.
     fn learn(&mut self, fault: &Fault) {
         let same = |found: &Fault| found.object == fault.object && (found.missing || found.offset == fault.offset);
+        // Found by this survey already, and attributed to its parts.
         if self.damage.faults.iter().any(same) {
             return;
         }
@@ -442,21 +466,26 @@ impl Survey<'_> {
         let blocks = self.needed.get(&path).into_iter().flatten();
         let mut parts: BTreeSet<usize> =
             blocks.filter(|(block, _)| lies_in(block)).flat_map(|(_, parts)| parts).copied().collect();
+        // A fault in an index or page spoils every part that needs it, wherever in the object it is.
         parts.extend(self.metas.get(&path).into_iter().flatten());
         self.damage.add(fault.clone(), parts);
     }
 }
 
 fn want_base(want: &Want, base: &Materialization, open: &mut Metas) {
-    let entry = open.entry(base.index.path(&want.origin)).or_insert_with(|| (Meta::Base(base.clone()), vec![]));
-    entry.1.push(want.clone());
+    let entry = open
+        .entry(base.index.path(&want.origin))
+        .or_insert_with(|| WantedMeta { meta: Meta::Base(base.clone()), wants: vec![] });
+    entry.wants.push(want.clone());
 }
 
 fn want_pages(want: &Want, pages: &[PageRef], open: &mut Metas) {
     let is_wanted = |page: &&PageRef| want.source.is_none_or(|source| page.range.from < source.to);
     for page in pages.iter().filter(is_wanted) {
-        let entry = open.entry(page.name(&want.origin).path()).or_insert_with(|| (Meta::Page(*page), vec![]));
-        entry.1.push(want.clone());
+        let entry = open
+            .entry(page.name(&want.origin).path())
+            .or_insert_with(|| WantedMeta { meta: Meta::Page(*page), wants: vec![] });
+        entry.wants.push(want.clone());
     }
 }
 

@@ -133,10 +133,15 @@ impl Discarding<'_> {
         };
         for _ in 0..DISCARD_ATTEMPTS {
             let Some(head) = chain::read_head(self.store, backend, self.retry).await? else { break };
+            // It is gone already, or was never there: discarding twice is no error.
             let Some(record) = head.manifest.checkpoints.iter().find(is_meant) else { break };
             self.refuse_pinned(&head.manifest, Some(record))?;
+            // Ordering: 1. the declared generation ends (or the discard is refused), 2. the fence without the
+            // checkpoint. In the other order, a daemon could commit the checkpoint between the two, and the job would
+            // stand on a part that is gone.
             self.refuse_coordinated(backend, record).await?;
             let manifest = generation::discard(&head, &record.identity, self.random.uuid());
+            // If the chain moved, the head is read again: a newer manifest may have pinned the checkpoint.
             if self.replace(manifest, backend).await? {
                 tracing::info!(%backend, checkpoint = %record.identity, "discarded a checkpoint");
                 return Ok(Discarded { checkpoints: 1, ..Discarded::default() });
@@ -168,6 +173,8 @@ impl Discarding<'_> {
                 tracing::info!(%job, checkpoints = discarded.checkpoints, objects = deleted.objects, "discarded a job");
                 return Ok(discarded);
             }
+            // All chains are looked at before the first is emptied, so that a pinned checkpoint refuses the whole
+            // discard and not half of it.
             for manifest in &left {
                 self.refuse_pinned(manifest, None)?;
             }
@@ -184,6 +191,7 @@ impl Discarding<'_> {
         if generation::is_retired(&head.manifest) {
             return Ok(0);
         }
+        // Once more, on the head that is about to be replaced: a pin may have come since the first look.
         self.refuse_pinned(&head.manifest, None)?;
         let manifest = generation::retirement(&head, head.manifest.owner().attempt, self.random.uuid(), |_| true);
         let is_ours = self.replace(manifest, backend).await?;
@@ -204,6 +212,7 @@ impl Discarding<'_> {
     async fn pins(&self, job: &Name) -> Result<(), DiscardError> {
         let prefix = layout::pins(job);
         let mut pins = self.store.list(&prefix, self.retry).await?;
+        // A sweep deletes pins whose lease is over, by the store's clock. Those that are left are in force.
         if !pins.is_empty() && !self.force {
             self.sweep(job).await?;
             pins = self.store.list(&prefix, self.retry).await?;
@@ -216,6 +225,8 @@ impl Discarding<'_> {
 
     async fn sweep(&self, job: &Name) -> Result<SweepReport, DiscardError> {
         let now_ms = collect::store_time(self.store, job, self.random, self.retry).await?;
+        // Without grace, since the user wants the objects gone now. Grace is a safety net only; the proof of the sweep
+        // needs none.
         let options = SweepOptions { grace: Duration::ZERO, now_ms, delete: true };
         Ok(collect::sweep(self.store, job, &options, self.retry).await?)
     }
@@ -224,6 +235,7 @@ impl Discarding<'_> {
     async fn refuse_coordinated(&self, backend: &BackendId, record: &CheckpointRecord) -> Result<(), DiscardError> {
         let newest = job::newest(self.store, &backend.job, self.retry).await?;
         let Some(newest) = newest.filter(|newest| newest.declared.is_some()) else { return Ok(()) };
+        // An older checkpoint than the job stands on can neither be restored by the next generation nor be committed.
         if newest.stands_on().is_some_and(|on| JobCheckpoint::of(record) < on) {
             return Ok(());
         }

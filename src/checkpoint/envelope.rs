@@ -112,11 +112,13 @@ pub fn open<M: prost::Message + Default>(kind: Kind, bytes: &[u8]) -> Result<M, 
         return Err(expected_magic());
     }
     let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    // Before length and checksum, whose places a later version may move.
     let version = word(8);
     if version == 0 || version > VERSION {
         return Err(EnvelopeError::Version(version));
     }
     let length = word(12) as usize;
+    // Exactly as long as the header says: bytes after the checksum would be covered by nothing.
     let expected = HEADER_BYTES.saturating_add(length).saturating_add(CRC_BYTES);
     if bytes.len() != expected {
         return Err(EnvelopeError::Length { expected, actual: bytes.len() });
@@ -128,6 +130,8 @@ pub fn open<M: prost::Message + Default>(kind: Kind, bytes: &[u8]) -> Result<M, 
         return Err(EnvelopeError::Checksum { covered, expected: recorded, actual });
     }
     let payload = body.get(HEADER_BYTES..).unwrap_or_default();
+    // Before decoding: a few bytes per empty element become hundreds in memory, so a small forged object could take
+    // gigabytes.
     if !weight::is_bearable(kind, payload) {
         return Err(EnvelopeError::Contents("more elements than its bytes can have: empty ones".to_owned()));
     }

@@ -55,7 +55,9 @@ pub fn parts<'a>(
     operator: &Name,
     checkpoint: JobCheckpoint,
 ) -> Vec<(&'a Manifest, &'a CheckpointRecord)> {
+    // By (attempt, id) and not by epoch, which each chain counts for itself.
     let same = |record: &&CheckpointRecord| JobCheckpoint::of(record) == checkpoint;
+    // From the end: two owners of one attempt may have used the id, and the newer one's checkpoint counts.
     let part = |head: &'a Manifest| Some((head, head.checkpoints.iter().rev().find(same)?));
     let mut parts: Vec<_> = heads.iter().filter(|head| head.backend.operator == *operator).filter_map(part).collect();
     parts.sort_by_key(|(head, _)| head.backend.subtask);
@@ -70,6 +72,7 @@ pub fn is_whole(parts: &[(&Manifest, &CheckpointRecord)]) -> bool {
         let (head, record) = part;
         head.backend.subtask == subtask && head.span(record).parallelism == whole
     };
+    // Parts are sorted by subtask, so the comparison with 0, 1, 2, … finds gaps and parts of another parallelism alike.
     whole > 0 && parts.len() == whole as usize && parts.iter().zip(0..).all(fits)
 }
 
@@ -89,10 +92,13 @@ pub fn is_same(one: &Manifest, record: &CheckpointRecord, other: &Manifest, coun
 pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Option<Manifest> {
     let before = head.manifest.owner();
     let number = before.epoch.number + 1;
+    // Epoch numbers are the upper bits of sequence numbers. Beyond the last one two epochs would share sequence
+    // numbers.
     if number > Sqn::MAX_EPOCH {
         return None;
     }
     let record = EpochRecord {
+        // With a new UUID as owner, two fences made at once have different bytes, and one of them learns that it lost.
         epoch: Epoch { number, owner },
         attempt,
         restored: None,
@@ -101,6 +107,9 @@ pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Optio
         peers: peers.clone(),
         job_run: Bytes::new(),
         is_fence: true,
+        // The fence opens an epoch of this attempt and publishes nothing. So it repeats what the attempt has published
+        // before, whose own record may be pruned. Without it, the chain would look as if its newest manifests were
+        // lost.
         published_to: head.manifest.published_to(attempt).unwrap_or(Some(0)),
     };
     let mut manifest = Manifest {
@@ -115,6 +124,8 @@ pub fn fence(head: &Head, attempt: Attempt, peers: &Bytes, owner: Uuid) -> Optio
         ..head.manifest.clone()
     };
     manifest.epochs.push(record);
+    // A fence opens an epoch, so its manifest stays for ever, like any opening one: its number is the next of the
+    // fenced owner.
     manifest.fences.open(manifest.number);
     manifest.prune(&[]);
     Some(manifest)
@@ -182,6 +193,7 @@ pub fn retired(heads: &[Manifest]) -> Vec<Retired> {
         // If one attempt has two parallelisms, the higher one is taken, since it retires fewer chains.
         let generation = (served.attempt, served.span.parallelism, &served.job_run);
         let of_operator = newest.entry(&head.backend.operator).or_insert(generation);
+        // Compared by attempt first, so an older generation never wins over a newer one.
         *of_operator = (*of_operator).max(generation);
     }
     let retired = |head: &Manifest| {
@@ -196,11 +208,16 @@ pub fn retired(heads: &[Manifest]) -> Vec<Retired> {
             let has = |survivor: &Manifest| survivor.checkpoints.iter().any(|r| is_same(head, record, survivor, r));
             survivors().any(has)
         };
+        // An attempt above that of the generation means that somebody opened or fenced this chain for a start that no
+        // survivor shows yet. Its checkpoints may be about to be restored.
         let is_behind = head.backend.subtask >= parallelism && head.owner().attempt <= attempt && !is_retired(head);
+        // One pinned checkpoint keeps the whole chain: retiring lets go of several, and a pin is a user's promise.
         if !is_behind || head.checkpoints.iter().any(|record| record.pinned) {
             return None;
         }
         let own: Vec<_> = head.checkpoints.iter().filter(|record| record.job_run == job_run).collect();
+        // A chain that has only checkpoints of another run is left to the maker of that run. A chain without any may be
+        // retired, so that it is not looked at again.
         let has_some = !own.is_empty() || head.checkpoints.is_empty();
         if !has_some || own.iter().any(|record| is_retained(record)) {
             return None;

@@ -15,7 +15,7 @@ use super::{
     envelope::{self, Kind},
     handle::CheckpointHandle,
     index::{
-        Bounds, Page, Run, Source, Stretch,
+        Bounds, Folding, Page, Run, Source, Stretch,
         tests::{HOME, handle, tail},
     },
     job::{Asked, Beginning, Commit, Declaration, JobCheckpoint, JobRecord, Report, Spoilt, Start},
@@ -73,7 +73,8 @@ fn manifest() -> Manifest {
         let next = run.handles.last().unwrap().range.to.0;
         run.handles.push(handle(next, next + 1));
     }
-    run.fold(&Bounds { entries: 8, page_entries: 7, inline_bytes: 0 }, HOME, &mut || Uuid::from_u128(77));
+    let bounds = &Bounds { entries: 8, page_entries: 7, inline_bytes: 0 };
+    run.fold(&mut Folding { bounds, home: HOME, uuid: &mut || Uuid::from_u128(77) });
     assert_eq!((run.pages.len(), run.handles.len()), (1, 2));
     manifest.epochs[1].contents.past = vec![past().seal(HOME, Uuid::from_u128(78)).reference];
     let (of, groups) = (sample(), KeyGroupRange::new(70, 80).unwrap());

@@ -29,6 +29,8 @@ mod page;
 pub use self::page::Page;
 pub(super) use self::page::{ascend, decode_page_ref, decode_past, decode_source, encode_page_ref, encode_source};
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -101,6 +103,8 @@ pub struct Stretch {
 /// The UUID of a page: its number among the pages of its epoch, from 0, and half of `random`.
 #[must_use]
 pub fn page_id(number: u64, random: Uuid) -> Uuid {
+    // The number alone would not do: two openers that try the same epoch count from the same number, and their pages
+    // must not share a name.
     let (_, random) = random.as_u64_pair();
     Uuid::from_u64_pair(number, random)
 }
@@ -144,6 +148,16 @@ pub struct NewPage {
     pub reference: PageRef,
     /// The bytes of the object.
     pub bytes: Bytes,
+}
+
+/// Moves entries of a log index into new pages.
+pub struct Folding<'a> {
+    /// How much may stay in the manifest itself.
+    pub bounds: &'a Bounds,
+    /// Where the new pages lie.
+    pub home: Home,
+    /// Makes the UUID of each new page.
+    pub uuid: &'a mut dyn FnMut() -> Uuid,
 }
 
 /// Sums over change sets.
@@ -222,6 +236,7 @@ impl Run {
 
     /// Drops every page and handle that ends at or before `from`.
     pub fn drop_before(&mut self, from: Sqn) {
+        // A page that reaches beyond `from` stays as a whole. A reader ignores the entries in it that end before.
         self.pages.retain(|page| page.range.to > from);
         self.handles.retain(|handle| handle.range.to > from);
     }
@@ -232,21 +247,25 @@ impl Run {
         self.handles.retain(|handle| handle.range.from < to);
     }
 
-    /// Moves entries beyond `bounds`, oldest first, into new pages at `home`, and stays within `bounds`. The pages must
-    /// be durable before a manifest that has this run.
-    pub fn fold(&mut self, bounds: &Bounds, home: Home, uuid: &mut dyn FnMut() -> Uuid) -> Vec<NewPage> {
+    /// Moves entries beyond the bounds of `folding`, oldest first, into new pages, and stays within the bounds. The
+    /// pages must be durable before a manifest that has this run.
+    pub fn fold(&mut self, folding: &mut Folding<'_>) -> Vec<NewPage> {
+        let bounds = folding.bounds;
         let mut new = vec![];
         loop {
+            // Inlined bytes are repeated by each manifest, so beyond their bound all handles move, however few they
+            // are. After that round there is nothing heavy left, so the loop ends.
             let is_heavy = self.inline_bytes() > bounds.inline_bytes;
             if !is_heavy && self.handles.len() <= bounds.entries {
                 break;
             }
+            // Taken from the front: pages have the older part of a run, and readers take pages before handles.
             let moved = if is_heavy { self.handles.len() } else { self.handles.len().min(bounds.page_entries) };
-            let page = Page::Handles(self.handles.drain(..moved).collect()).seal(home, uuid());
+            let page = folding.seal(Page::Handles(self.handles.drain(..moved).collect()));
             self.pages.push(page.reference);
             new.push(page);
         }
-        new.extend(fold_levels(&mut self.pages, bounds, home, uuid));
+        new.extend(folding.fold_levels(&mut self.pages));
         new
     }
 
@@ -259,6 +278,7 @@ impl Run {
     }
 
     pub(super) fn decode(job: &Name, run: &store::Run) -> Result<Self, &'static str> {
+        // Before anything is computed from it: first sequence numbers are made by shifting the epoch.
         if !(1..=Sqn::MAX_EPOCH).contains(&run.epoch) {
             return Err("a run of an epoch that there is not");
         }
@@ -274,60 +294,75 @@ impl Run {
     }
 }
 
-/// Moves the oldest pages of each level that has too many into pages of the next one.
-fn fold_levels(pages: &mut Vec<PageRef>, bounds: &Bounds, home: Home, uuid: &mut dyn FnMut() -> Uuid) -> Vec<NewPage> {
-    let mut new = vec![];
-    let mut level = 1;
-    while pages.first().is_some_and(|page| page.level >= level) {
-        let first = pages.iter().position(|page| page.level <= level).unwrap_or(pages.len());
-        let count = pages.iter().filter(|page| page.level == level).count();
-        if count <= bounds.entries {
-            level += 1;
-            continue;
-        }
-        let range = first..first + count.min(bounds.page_entries);
-        let moved = pages.get(range.clone()).expect("inside the level").to_vec();
-        let page = Page::Pages(moved).seal(home, uuid());
-        pages.splice(range, [page.reference]);
-        new.push(page);
+impl Folding<'_> {
+    /// Makes the next new page.
+    fn seal(&mut self, page: Page) -> NewPage {
+        page.seal(self.home, (self.uuid)())
     }
-    new
-}
 
-/// Moves `sources` with their `runs` into a page that `past` lists, if they exceed `bounds` together. Also moves pages
-/// of `past` beyond `bounds` into further ones.
-pub(super) fn fold_past(
-    (past, sources): (&mut Vec<PageRef>, &mut Vec<Source>),
-    runs: &std::collections::BTreeMap<u64, Run>,
-    bounds: &Bounds,
-    home: Home,
-    uuid: &mut dyn FnMut() -> Uuid,
-) -> Vec<NewPage> {
-    let stretch = |source: &Source| {
-        let mut run = runs.get(&source.epoch).cloned().unwrap_or_default();
-        run.drop_before(source.from);
-        run.drop_from(source.to);
-        Stretch { source: *source, run }
-    };
-    let stretches: Vec<Stretch> = sources.iter().map(stretch).collect();
-    let entries: usize = stretches.iter().map(|stretch| 1 + stretch.run.entries()).sum();
-    let inline_bytes: usize = stretches.iter().map(|stretch| stretch.run.inline_bytes()).sum();
-    let mut new = vec![];
-    if entries > bounds.entries || inline_bytes > bounds.inline_bytes {
-        let page = Page::Past(stretches).seal(home, uuid());
-        sources.clear();
-        past.push(page.reference);
-        new.push(page);
+    /// Moves the oldest pages of each level that has too many into pages of the next one.
+    fn fold_levels(&mut self, pages: &mut Vec<PageRef>) -> Vec<NewPage> {
+        let bounds = self.bounds;
+        let mut new = vec![];
+        let mut level = 1;
+        // Levels descend along the list, so the first page has the highest one. The loop ends above it.
+        while pages.first().is_some_and(|page| page.level >= level) {
+            // The pages of this level are neighbours, and the oldest of them is the first.
+            let first = pages.iter().position(|page| page.level <= level).unwrap_or(pages.len());
+            let count = pages.iter().filter(|page| page.level == level).count();
+            if count <= bounds.entries {
+                level += 1;
+                continue;
+            }
+            let range = first..first + count.min(bounds.page_entries);
+            let moved = pages.get(range.clone()).expect("inside the level").to_vec();
+            let page = self.seal(Page::Pages(moved));
+            // In their place. The new page is of the next level, and stands right behind the older pages of that level,
+            // so the order by sequence numbers and the descent of levels both stay. The level is looked at once more,
+            // since it may still be too long.
+            pages.splice(range, [page.reference]);
+            new.push(page);
+        }
+        new
     }
-    new.extend(fold_levels(past, bounds, home, uuid));
-    new
+
+    /// Moves `sources` with their `runs` into a page that `past` lists, if they exceed the bounds together. Also moves
+    /// pages of `past` beyond the bounds into further ones.
+    pub(super) fn fold_past(
+        &mut self,
+        past: &mut Vec<PageRef>,
+        sources: &mut Vec<Source>,
+        runs: &BTreeMap<u64, Run>,
+    ) -> Vec<NewPage> {
+        let bounds = self.bounds;
+        let stretch = |source: &Source| {
+            let mut run = runs.get(&source.epoch).cloned().unwrap_or_default();
+            // Only the part that the source means is listed.
+            run.drop_before(source.from);
+            run.drop_from(source.to);
+            Stretch { source: *source, run }
+        };
+        let stretches: Vec<Stretch> = sources.iter().map(stretch).collect();
+        // Each source counts as an entry, too: a job that restarts often without writing has many sources with short
+        // runs.
+        let entries: usize = stretches.iter().map(|stretch| 1 + stretch.run.entries()).sum();
+        let inline_bytes: usize = stretches.iter().map(|stretch| stretch.run.inline_bytes()).sum();
+        let mut new = vec![];
+        if entries > bounds.entries || inline_bytes > bounds.inline_bytes {
+            let page = self.seal(Page::Past(stretches));
+            // All of them move, the newest included: the sources are in order, and the past stands before `sources`.
+            sources.clear();
+            past.push(page.reference);
+            new.push(page);
+        }
+        new.extend(self.fold_levels(past));
+        new
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::{
         changelog::{
@@ -389,7 +424,7 @@ pub(crate) mod tests {
         let (mut run, mut pages, mut uuid) = (Run::default(), BTreeMap::new(), uuids());
         for i in 0..50_000_u64 {
             run.handles.push(handle(i, i + 1));
-            for page in run.fold(&Bounds::SOON, HOME, &mut uuid) {
+            for page in run.fold(&mut Folding { bounds: &Bounds::SOON, home: HOME, uuid: &mut uuid }) {
                 assert!(page.bytes.len() < 10_000);
                 pages.insert(page.reference.uuid, page.bytes);
             }
@@ -419,7 +454,7 @@ pub(crate) mod tests {
         for i in 0..10_000_u64 {
             let is_tail = i % 7 != 0;
             run.handles.push(if is_tail { tail(i, i + 1, 1 + (i * 37 % 20_000) as usize) } else { handle(i, i + 1) });
-            for page in run.fold(&Bounds::SOON, HOME, &mut uuid) {
+            for page in run.fold(&mut Folding { bounds: &Bounds::SOON, home: HOME, uuid: &mut uuid }) {
                 assert!(page.bytes.len() < INLINE_BYTES + 50_000, "{}", page.bytes.len());
                 pages.insert(page.reference.uuid, page.bytes);
             }
@@ -450,7 +485,8 @@ pub(crate) mod tests {
             runs.insert(epoch, Run { pages: vec![], handles });
             sources.push(Source { epoch, from: at(epoch, 1), to: at(epoch, 2 + epoch % 2) });
             let home = Home { epoch: epoch + 1, ..HOME };
-            for page in fold_past((&mut past, &mut sources), &runs, &Bounds::SETTLED, home, &mut uuid) {
+            let mut folding = Folding { bounds: &Bounds::SETTLED, home, uuid: &mut uuid };
+            for page in folding.fold_past(&mut past, &mut sources, &runs) {
                 pages.insert(page.reference.uuid, page.bytes);
             }
             runs.retain(|epoch, _| sources.iter().any(|source| source.epoch == *epoch));

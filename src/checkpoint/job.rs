@@ -75,6 +75,7 @@ mod mend;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod model;
+mod opener;
 mod record;
 mod reports;
 mod seen;
@@ -95,9 +96,10 @@ pub use self::{
     hold::Declaring,
     lost::Lost,
     mend::mend_records,
+    opener::Opener,
     record::{Asked, Beginning, Commit, Declaration, JobRecord},
     reports::{delete_outdated, report, reported},
-    seen::{Decisions, Seen},
+    seen::{Decisions, Records, Seen},
     sound::{Spoilt, known_damage, mark},
     start::{Naming, Start, number},
     view::{JobView, Latest, OperatorCheckpoint, latest},
@@ -375,6 +377,7 @@ fn newest_of(objects: &[ObjectMeta]) -> BTreeMap<BackendId, u64> {
 
 /// Lists the chains once, and reads their heads, some at the same time.
 async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<Manifest>, ChainError> {
+    // One listing tells both the heads and the retirements.
     let objects = store.list(prefix, retry).await?;
     let newest = newest_of(&objects);
     let mut retired = BTreeMap::new();
@@ -385,7 +388,7 @@ async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<M
     }
     let reads = newest.into_iter().map(|(backend, number)| {
         let retired = retired.get(&backend).copied();
-        read_unless_retired(store, backend, (number, retired), retry)
+        read_unless_retired(store, backend, number, retired, retry)
     });
     let reads: Vec<_> = reads.collect();
     let heads: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
@@ -393,14 +396,17 @@ async fn heads_below(store: &Store, prefix: &Path, retry: Retry) -> Result<Vec<M
 }
 
 /// Reads the head of a chain that was manifest `number` when it was listed. `None` if the head is damaged and a durable
-/// object says that it retired the chain, so that it names nothing.
+/// object says that manifest `retired` retired the chain, so that the head names nothing.
 async fn read_unless_retired(
     store: &Store,
     backend: BackendId,
-    (number, retired): (u64, Option<u64>),
+    number: u64,
+    retired: Option<u64>,
     retry: Retry,
 ) -> Result<Option<Manifest>, ChainError> {
     match manifests::read_listed(store, backend.clone(), number, retry).await {
+        // Only if the damaged manifest is the very one that retired the chain. A damaged head above it is of an opener
+        // that came later, and its chain names something again.
         Err(ChainError::Corrupt { object, .. }) if manifests::is_manifest(&object, &backend, retired) => {
             tracing::warn!(%object, "the damaged head of a retired chain is passed over");
             Ok(None)

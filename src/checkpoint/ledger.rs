@@ -187,10 +187,13 @@ impl Ledger {
     /// is.
     fn let_go_before_beginning(&mut self) {
         let Retention::Count(count) = self.retention else { return };
+        // If the restored part lies in another chain, this chain cannot tell which of its checkpoints are older, so all
+        // stay.
         let Some(at) = self.retained.iter().rposition(|record| self.is_beginning(record)) else { return };
         if !self.job_run.is_empty() {
             return;
         }
+        // The checkpoint that the owner began with counts as one of the newest. Those after it do not count, and stay.
         let before = self.retained.iter().take(at + 1).rev().filter(|record| self.is_of_run(record));
         if let Some(oldest_kept) = oldest_of_newest(before, count) {
             self.subsume_of_run(|record| key(record) < oldest_kept);
@@ -202,6 +205,8 @@ impl Ledger {
     /// earlier owners. Never lets go of the checkpoint that this owner began with. Returns whether any went.
     pub fn make_room(&mut self, most: usize) -> bool {
         let Retention::Count(count) = self.retention else { return false };
+        // One more for the checkpoint that is about to be triggered. Those in flight will be retained, too, unless they
+        // fail.
         let excess = (self.retained.len() + self.in_flight.len() + 1).saturating_sub(most);
         if excess == 0 {
             return false;
@@ -213,6 +218,7 @@ impl Ledger {
             let is_left = record.identity.epoch < self.epoch && !record.completed;
             (is_beyond || is_left) && !record.pinned && !self.is_beginning(record)
         };
+        // Collected before `subsume` changes the list that the filter looks at.
         let over: BTreeSet<_> = own().filter(is_over).take(excess).map(key).collect();
         self.subsume(|record| over.contains(&key(record)));
         !over.is_empty()
@@ -255,6 +261,8 @@ impl Ledger {
     /// uploads. The newest stays, because it is worth most to a restore.
     #[must_use]
     pub fn gives_way(&self) -> Option<CheckpointId> {
+        // A checkpoint in a manifest under way cannot give way: the manifest may be durable already, and then the
+        // failure would have to be published by another one.
         let mut later = self.in_flight.iter().skip(1);
         later.find(|(_, flight)| !flight.publishing).map(|(id, _)| *id)
     }
@@ -273,9 +281,11 @@ impl Ledger {
         if id <= self.last_id {
             return Err(TriggerError::OutOfOrder { id, last: self.last_id });
         }
+        // If one gives way, the caller fails it before it triggers, so the number in flight does not grow.
         if self.in_flight.len() >= most_in_flight && self.gives_way().is_none() {
             return Err(TriggerError::InFlight(self.in_flight.len()));
         }
+        // Those in flight count: each of them is retained once it is published, and no retention may come before that.
         if self.retained.len() + self.in_flight.len() >= most_retained {
             return Err(TriggerError::Retained(self.retained.len()));
         }
@@ -287,6 +297,8 @@ impl Ledger {
         let id = record.identity.id;
         assert_eq!(record.identity.epoch, self.epoch, "an owner triggers under its own epoch");
         assert!(id > self.last_id, "ids increase");
+        // Also if the checkpoint fails later. The id is used up: an owner of the same attempt must not make another
+        // checkpoint of the same name.
         self.last_id = id;
         self.in_flight.insert(id, Flight { record, awaits, publishing: false });
     }
@@ -294,6 +306,7 @@ impl Ledger {
     /// Notes that the snapshot of a checkpoint in flight is durable, as the materialization `base`; `uploaded_bytes`
     /// were uploaded for it.
     pub fn snapshotted(&mut self, id: CheckpointId, base: uuid::Uuid, uploaded_bytes: u64) {
+        // A checkpoint that failed while its snapshot was uploaded is no longer here, and stays failed.
         if let Some(flight) = self.in_flight.get_mut(&id) {
             flight.record.base = Some(base);
             flight.record.incremental_bytes = uploaded_bytes;
@@ -311,12 +324,15 @@ impl Ledger {
     /// that the manifest must have. With its first checkpoint, an owner also lets go of older owners' checkpoints
     /// beyond the count.
     pub fn begin_publishing(&mut self, persisted_to: Sqn) -> (Vec<CheckpointId>, Vec<CheckpointRecord>) {
+        // Only with a first checkpoint of its own. Before that a crash would leave this owner's successor with fewer
+        // checkpoints to fall back to, and nothing new.
         if self.is_ready(persisted_to) {
             self.let_go_before_beginning();
         }
         let mut records = self.retained.clone();
         let mut ids = vec![];
         for (id, flight) in &mut self.in_flight {
+            // So `publishing` marks exactly the checkpoints of the manifest that begins here.
             assert!(!flight.publishing, "one manifest at a time");
             if flight.is_durable(persisted_to) {
                 flight.publishing = true;
@@ -325,6 +341,8 @@ impl Ledger {
             }
         }
         records.sort_by_key(key);
+        // The manifest has all changes up to now. A notice that comes while it is under way sets this again, and
+        // thereby asks for the next manifest.
         self.dirty = false;
         (ids, records)
     }
@@ -338,11 +356,15 @@ impl Ledger {
     /// Notes that the manifest that was begun is durable. Returns the checkpoints that it publishes, without those that
     /// failed meanwhile.
     pub fn published(&mut self) -> Vec<CheckpointRecord> {
+        // A checkpoint that failed meanwhile was removed by `fail`, so nobody is told of it although it is in the
+        // manifest.
         let ids: Vec<_> = self.in_flight.iter().filter(|(_, flight)| flight.publishing).map(|(id, _)| *id).collect();
         let records: Vec<_> =
             ids.iter().filter_map(|id| self.in_flight.remove(id)).map(|flight| flight.record).collect();
         self.retained.extend(records.iter().cloned());
         self.retained.sort_by_key(key);
+        // The durable manifest has checkpoints that failed while it was under way. Until the next manifest, a restart
+        // could restore one that the engine has given up.
         self.dirty |= !std::mem::take(&mut self.withdrawn).is_empty();
         records
     }
@@ -350,6 +372,7 @@ impl Ledger {
     /// Fails one checkpoint in flight. Returns whether it was in flight.
     pub fn fail(&mut self, id: CheckpointId) -> bool {
         let Some(flight) = self.in_flight.remove(&id) else { return false };
+        // Only then may a manifest have it. Otherwise it never gets into one, and there is nothing to withdraw.
         if flight.publishing {
             self.withdrawn.insert(id);
         }
@@ -381,9 +404,13 @@ impl Ledger {
             NoticeKind::Complete => self.complete(target),
             NoticeKind::Abort | NoticeKind::Discard => self.let_go(target, |identity| matches(target, identity)),
             NoticeKind::Subsume => {
+                // A subsume of an unknown checkpoint must not let go of the older ones. It may be late, for a
+                // checkpoint that failed here and is retained nowhere, so that an older one is the newest that
+                // restores.
                 if self.position(target).is_none() {
                     return NoticeOutcome::Unknown;
                 }
+                // Only within the epoch: ids of another epoch may belong to another attempt, which counts anew.
                 self.let_go(target, |identity| identity.epoch == target.epoch && identity.id <= target.id)
             }
         }
@@ -393,9 +420,11 @@ impl Ledger {
     /// completes, and older uncompleted ones go.
     pub fn commit(&mut self, target: NoticeTarget) -> NoticeOutcome {
         let outcome = self.complete(target);
+        // `complete` may have let the checkpoint itself go, if it is older than enough completed ones.
         let Some(committed) = self.position(target).and_then(|at| self.retained.get(at)).map(key) else {
             return outcome;
         };
+        // Completed ones stay as long as retention says; only those that can no longer be committed go.
         self.subsume_of_run(|record| key(record) < committed && !record.completed);
         outcome
     }
@@ -429,6 +458,7 @@ impl Ledger {
         let at = self.position(target)?;
         let record = self.retained.get_mut(at)?;
         let was_pinned = std::mem::take(&mut record.pinned);
+        // A pin that was released a second time changes nothing, and needs no manifest.
         self.dirty |= was_pinned;
         self.drop_subsumed();
         Some(was_pinned)
@@ -443,6 +473,7 @@ impl Ledger {
     /// Ends a [`hold`](Self::hold). If the checkpoint `was_for_it`, and neither completed nor was pinned meanwhile, it
     /// goes.
     pub fn let_loose(&mut self, id: CheckpointId, was_for_it: bool) {
+        // Removed before `subsume`, which keeps checkpoints that are held.
         let (was_held, epoch) = (self.held.remove(&id), self.epoch);
         self.subsume(|record| was_held && was_for_it && key(record) == (epoch, id) && !record.completed);
     }
@@ -466,6 +497,8 @@ impl Ledger {
         record.completed = true;
         self.dirty = true;
         if record.identity.epoch == self.epoch {
+            // Notices come in any order, so the position never goes back. Batch numbers of earlier epochs are counted
+            // by other sessions and say nothing here.
             self.confirmed_to = self.confirmed_to.max(record.applied_to);
         }
         if let Retention::Count(count) = self.retention {
@@ -483,6 +516,7 @@ impl Ledger {
 
     fn let_go(&mut self, target: NoticeTarget, which: impl Fn(&CheckpointIdentity) -> bool) -> NoticeOutcome {
         let Some(at) = self.position(target) else { return NoticeOutcome::Unknown };
+        // Looked at before `subsume`, which may remove the record.
         let target_is_pinned = self.retained.get(at).is_some_and(|record| record.pinned);
         self.subsume(|record| which(&record.identity));
         if target_is_pinned { NoticeOutcome::Pinned } else { NoticeOutcome::Done }
@@ -506,6 +540,8 @@ impl Ledger {
     fn drop_subsumed(&mut self) {
         let is_held =
             |record: &CheckpointRecord| record.identity.epoch == self.epoch && self.held.contains(&record.identity.id);
+        // `subsumed` is remembered in the record, and so in the manifest: if the pin is released by a later owner, the
+        // checkpoint goes without another notice.
         self.retained.retain(|record| record.pinned || !record.subsumed || is_held(record));
     }
 }

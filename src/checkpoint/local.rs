@@ -50,28 +50,30 @@ pub fn bases(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item
 fn recent(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = Contents>) -> Vec<Contents> {
     let owner = manifest.owner().epoch.number;
     let retained = ledger.retained();
+    // Without a completed checkpoint a restore may take any of them.
     let newest = retained.iter().rposition(|record| record.completed && !record.subsumed).unwrap_or(0);
     let recent = retained.iter().skip(newest).chain(ledger.in_flight_records());
     let mut all: Vec<Contents> =
         recent.map(|record: &CheckpointRecord| manifest.contents(record)).chain(snapshots).collect();
     let base = manifest.materializations.iter().rev().find(|base| base.from.epoch() == owner).map(|base| base.uuid);
+    // The contents that the next checkpoint will have, whatever its cut.
     all.push(manifest.contents_at(owner, base, Sqn(u64::MAX)));
     all
 }
 
 fn add(wanted: &mut Wanted, manifest: &Manifest, contents: &Contents) {
     for import in contents.imports.iter().filter_map(|uuid| manifest.import(*uuid)) {
-        add_log(wanted, &import.origin, (&import.past, &import.sources));
+        add_log(wanted, &import.origin, &import.past, &import.sources);
         wanted.objects.extend(import.materialization.iter().map(|base| base.index.path(&import.origin)));
     }
     let base = contents.base.and_then(|uuid| manifest.materialization(uuid));
     wanted.objects.extend(base.map(|base| base.index.path(&manifest.backend)));
-    add_log(wanted, &manifest.backend, (&contents.past, &contents.sources));
+    add_log(wanted, &manifest.backend, &contents.past, &contents.sources);
 }
 
 /// Adds the log of some sources. For a past it also adds the log between its parts, which owners wrote after the
 /// checkpoint that their successors restored.
-fn add_log(wanted: &mut Wanted, of: &BackendId, (past, sources): (&[PageRef], &[Source])) {
+fn add_log(wanted: &mut Wanted, of: &BackendId, past: &[PageRef], sources: &[Source]) {
     let past = past.iter().map(|page| page.range);
     let ranges = past.chain(sources.iter().map(|source| SqnRange { from: source.from, to: source.to }));
     for range in ranges.map(|range| (of.clone(), range)) {

@@ -314,6 +314,7 @@ impl Manifest {
     /// `Some(None)` if its record does not tell.
     #[must_use]
     pub fn published_to(&self, attempt: Attempt) -> Option<Option<u64>> {
+        // One record that does not tell makes the answer unknown: the attempt may have published more under it.
         let told = self.epochs.iter().filter(|record| record.attempt == attempt).map(|record| record.published_to);
         told.reduce(|one, other| Some(one?.max(other?)))
     }
@@ -324,6 +325,8 @@ impl Manifest {
         let own = self.checkpoints.iter().filter(|record| record.identity.epoch == epoch);
         let newest = own.map(|record| record.identity.id).max();
         if let (Some(owner), Some(newest)) = (self.epochs.last_mut(), newest) {
+            // Never lowered. A checkpoint that was let go since stays published, and the chain does not look as if it
+            // had lost it.
             owner.published_to = owner.published_to.map(|before| before.max(newest));
         }
     }
@@ -408,6 +411,8 @@ impl Manifest {
     pub fn contents_at(&self, epoch: u64, base: Option<Uuid>, cut: Sqn) -> Contents {
         let (mut contents, from) = match base {
             Some(uuid) => {
+                // From the lowest sqn of its pieces, and not from `complete_at`: pieces were copied at different
+                // moments, and each needs the changes since its own.
                 let from = self.materialization(uuid).map_or(Sqn::first_of(epoch), |base| base.from);
                 (Contents { base, ..Contents::default() }, from)
             }
@@ -416,6 +421,7 @@ impl Manifest {
                 (began, Sqn::first_of(epoch))
             }
         };
+        // A source is never empty: see `Contents`.
         if cut > from {
             contents.sources.push(Source { epoch, from, to: cut });
         }
@@ -429,19 +435,27 @@ impl Manifest {
         let present = self.owner().epoch.number;
         let newest = self.materializations.iter().rev().find(|base| base.from.epoch() == present).map(|base| base.uuid);
         let mut all: Vec<Contents> = self.checkpoints.iter().map(|record| self.contents(record)).collect();
+        // The owner's own future: the next checkpoint builds on the newest materialization and on all of the log after
+        // it.
         all.push(self.contents_at(present, newest, Sqn(u64::MAX)));
         all.extend_from_slice(in_flight);
         let mut needed: BTreeMap<u64, (Sqn, Sqn)> = BTreeMap::new();
         for source in all.iter().flat_map(|contents| &contents.sources) {
             let (from, to) = needed.entry(source.epoch).or_insert((source.from, source.to));
+            // One range from the lowest to the highest need. A gap in between may keep entries that nobody needs, which
+            // costs bytes and no correctness.
             (*from, *to) = ((*from).min(source.from), (*to).max(source.to));
         }
         self.runs.retain(|epoch, run| {
+            // Beyond the highest need lies the log that an owner wrote after the checkpoint that its successor
+            // restored. It goes, too, once no checkpoint needs it.
             let Some((from, to)) = needed.get(epoch) else { return false };
             run.drop_before(*from);
             run.drop_from(*to);
             !run.is_empty()
         });
+        // The record of an epoch tells the contents that it began with, so a checkpoint without a base of its own needs
+        // it.
         let keep: Vec<u64> = self.checkpoints.iter().map(|record| record.identity.epoch).chain([present]).collect();
         self.epochs.retain(|record| keep.contains(&record.epoch.number));
         let bases: Vec<Uuid> = all.iter().filter_map(|contents| contents.base).chain(newest).collect();
@@ -450,6 +464,7 @@ impl Manifest {
         self.imports.retain(|import| imports.contains(&import.uuid));
         for record in &mut self.epochs {
             let past = &mut record.contents.past;
+            // A checkpoint on a base of its own epoch does not need the past, even if the record of its epoch stays.
             if !all.iter().any(|contents| contents.past == *past) {
                 past.clear();
             }
@@ -472,6 +487,7 @@ impl Manifest {
     #[must_use]
     pub fn log_totals(&self) -> Totals {
         let pages = self.epochs.iter().flat_map(|record| &record.contents.past);
+        // By UUID, since several epochs may have begun with the same pages, which count once.
         let past: BTreeMap<Uuid, Totals> = pages.map(|page| (page.uuid, page.totals)).collect();
         Totals::sum(past.into_values().chain(self.runs.values().map(Run::totals)))
     }

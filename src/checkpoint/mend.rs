@@ -90,16 +90,21 @@ pub async fn mend(
     store: &Store,
     backend: &BackendId,
     attempt: Attempt,
-    (random, retry): (&Random, Retry),
+    random: &Random,
+    retry: Retry,
 ) -> Result<Mended, MendError> {
     // A local copy cannot prove that the store's object is whole or damaged.
     let store = &store.clone().with_copies(None);
     for _ in 0..ATTEMPTS {
         let (newest, head) = newest_readable(store, backend, retry).await?;
+        // The attempt of the damaged manifest cannot be read. The highest one that the job knows of stands for it: by a
+        // lower one, an owner could come back that was outdated.
         let attempt = attempt.max(highest_attempt(store, backend, retry).await?);
         let from = head.manifest.number;
         let mut fence =
             fence_above(newest, &head, attempt, random).ok_or_else(|| MendError::TooManyEpochs(backend.clone()))?;
+        // Before the fence is appended, so that it never retains a checkpoint that cannot be restored. An owner that
+        // opens the chain right after it would offer such a checkpoint.
         let lost = let_go_of_lost(store, &mut fence, retry).await?;
         match chain::append(store, &fence, retry).await {
             Ok(_) => {
@@ -119,6 +124,8 @@ pub async fn mend(
 async fn newest_readable(store: &Store, backend: &BackendId, retry: Retry) -> Result<(u64, Head), MendError> {
     let numbers = chain::numbers(store, backend, retry).await?;
     let newest = *numbers.last().ok_or_else(|| MendError::Unknown(backend.clone()))?;
+    // The fence is chained to the damaged bytes, and not to the manifest that it was derived from: the chain by
+    // checksums then shows that nothing was taken out.
     let mut crc = 0;
     for &number in numbers.iter().rev() {
         let mut read = chain::read(store, backend, number, retry).await?;
@@ -132,6 +139,8 @@ async fn newest_readable(store: &Store, backend: &BackendId, retry: Retry) -> Re
             }
             Some((Ok(manifest), _)) => return Ok((newest, Head { manifest, crc })),
             Some((Err(_), bytes)) if number == newest => crc = envelope::crc_of(&bytes),
+            // A second damaged manifest, or one that was deleted since. Both are passed over, and the fence skips their
+            // epochs.
             Some((Err(_), _)) | None => {}
         }
     }
@@ -142,12 +151,15 @@ async fn newest_readable(store: &Store, backend: &BackendId, retry: Retry) -> Re
 async fn highest_attempt(store: &Store, backend: &BackendId, retry: Retry) -> Result<Attempt, MendError> {
     let mut highest = match job::newest(store, &backend.job, retry).await {
         Ok(record) => record.map_or(0, |record| record.attempt),
+        // A damaged record tells no attempt. The heads below still do, and the fence does not wait for the record to be
+        // mended.
         Err(JobError::Corrupt { .. }) => 0,
         Err(error) => return Err(error.into()),
     };
     for other in job::backends(store, &backend.job, retry).await? {
         match chain::read_head(store, &other, retry).await {
             Ok(head) => highest = highest.max(head.map_or(0, |head| head.manifest.owner().attempt)),
+            // That is the damaged chain itself, or another damaged one, which has to be mended by its own call.
             Err(ChainError::Corrupt { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -162,6 +174,8 @@ fn fence_above(newest: u64, head: &Head, attempt: Attempt, random: &Random) -> O
     let unread = newest - head.manifest.number;
     let mut fence = generation::fence(head, attempt, &Bytes::new(), random.uuid())?;
     let epoch = &mut fence.epochs.last_mut()?.epoch.number;
+    // Each manifest that cannot be read may have opened an epoch. Sequence numbers and pages of that epoch may exist,
+    // so its number must not be used by another owner.
     *epoch += unread;
     let is_left = *epoch <= Sqn::MAX_EPOCH;
     fence.number = newest + 1;
@@ -179,11 +193,12 @@ async fn let_go_of_lost(
 ) -> Result<Vec<(CheckpointIdentity, String)>, StoreError> {
     let whole: &Manifest = fence;
     let parts: Vec<(&Manifest, &CheckpointRecord)> = whole.checkpoints.iter().map(|record| (whole, record)).collect();
-    let damage = damage::survey(store, &parts, (&[], &BTreeSet::new()), retry).await?;
+    let damage = damage::survey(store, &parts, &[], &BTreeSet::new(), retry).await?;
     let fault_of = |part| damage.first_of(part).map(|fault| fault.what.clone());
     let lost = fence.checkpoints.iter().zip(0..).filter_map(|(record, part)| Some((record.identity, fault_of(part)?)));
     let lost: Vec<(CheckpointIdentity, String)> = lost.collect();
     fence.checkpoints.retain(|record| !lost.iter().any(|(identity, _)| *identity == record.identity));
+    // Without the checkpoints, parts of the log and bases may be needed by nobody.
     fence.prune(&[]);
     Ok(lost)
 }

@@ -28,6 +28,7 @@ async fn write_one(
     NewPage { reference, bytes }: NewPage,
     retry: Retry,
 ) -> Result<(), StoreError> {
+    // Any of them will do: the reference itself says in which subtask's chain the page lies.
     let of = origins.first().expect("a page lists changes of some chain");
     let path = reference.name(of).path();
     match store.create(&path, PutPayload::from_bytes(bytes.clone()), retry).await? {

@@ -120,6 +120,8 @@ impl Held {
     /// # Errors
     /// The error of the store.
     pub async fn make(store: &Store, job: &Name, pin: &Pin, random: &Random, retry: Retry) -> Result<Self, StoreError> {
+        // Taken before the request: the store may date the pin as early as this moment, so the lease may be over that
+        // much sooner.
         let renewed = Instant::now();
         let id = random.uuid();
         let path = ObjectName::Pin { job: job.clone(), id }.path();
@@ -161,12 +163,15 @@ impl Held {
         let now = Instant::now();
         // A holder that was stopped for longer than its lease may still have its pin, and only that matters.
         let retry = Retry::until((self.renewed + self.lease).max(now + self.lease / RENEWALS_PER_LEASE));
+        // A new name for each renewal. Its time is that of its creation, which a second create of the same name would
+        // not renew.
         self.renewals += 1;
         let path = self.renewal(self.renewals).path();
         let created = self.store.create(&path, PutPayload::from_static(b""), retry).await;
         created.map_err(|source| PinLost::Unrenewed { name: self.name(), source })?;
         // The pin may have been revoked before the renewal existed.
         self.check(retry).await?;
+        // The moment before the renewal was made, and only once the pin was seen after it.
         self.renewed = now;
         Ok(())
     }

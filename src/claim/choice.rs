@@ -20,7 +20,7 @@ use crate::{
         chain::{self, Head},
         generation,
         handle::CheckpointHandle,
-        job::{self, JobCheckpoint, JobError, Named, Seen, Spoilt, Wish},
+        job::{self, JobCheckpoint, JobError, Named, Records, Seen, Spoilt, Wish},
         manifest::{CheckpointRecord, Manifest, Shape},
     },
     error::{Error, Reason},
@@ -161,7 +161,7 @@ impl Chooser<'_> {
     async fn agreed(&self, named: Named, seen: &mut Seen) -> Result<Agreed, Error> {
         let Self { by, spec, retry, .. } = *self;
         let turn = self.turn(seen).await;
-        let agreed = job::agree(&by.store, (&spec.id, spec.parallelism), spec.attempt, (named, seen), retry).await;
+        let agreed = job::agree(&mut Records { store: &by.store, seen, retry }, spec.opener(), named).await;
         // Handed on even after an error: a record that was read stays read.
         hand_on(turn, seen);
         match agreed {
@@ -285,7 +285,7 @@ impl Chooser<'_> {
         let Self { by, spec, head, retry } = *self;
         let own = head.map(|head| &head.manifest);
         let turn = self.turn(seen).await;
-        let chosen = job::choose(&by.store, (&spec.id, spec.parallelism, own), spec.attempt, (wish, seen), retry).await;
+        let chosen = job::choose(&mut Records { store: &by.store, seen, retry }, spec.opener(), own, wish).await;
         hand_on(turn, seen);
         let chosen = chosen.map_err(|error| match error {
             JobError::NotRetained(_, id) => not_found(spec, head, &id.to_string()),

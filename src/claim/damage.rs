@@ -59,7 +59,7 @@ pub(crate) async fn weigh(
     // Ordering: the damage is recorded before this opener chooses again, so its choice is without this checkpoint. The
     // answer says whether this opener alone can have followed the former choice. Otherwise another subtask may serve
     // that checkpoint already, and nobody falls back.
-    match job::mark(&by.store, (&spec.id, spec.parallelism), spec.attempt, &damaged, retry).await {
+    match job::mark(&by.store, spec.opener(), &damaged, retry).await {
         Ok(true) if !damaged.is_empty() => return Ok(()),
         Ok(_) => text.push_str(
             "; other subtasks of this attempt may have begun with it: to fall back, open all subtasks with a higher attempt",
@@ -81,8 +81,8 @@ async fn examine(by: &Claiming, claim: &Claim, fault: &Fault, retry: Retry) -> R
         heads.extend(chain::read_head(&by.store, backend, retry).await?.map(|head| head.manifest));
     }
     let parts = parts(&heads);
-    let known = (std::slice::from_ref(fault), &BTreeSet::new());
-    let mut damage = damage::survey(&by.store, &parts, known, retry).await?;
+    let known = std::slice::from_ref(fault);
+    let mut damage = damage::survey(&by.store, &parts, known, &BTreeSet::new(), retry).await?;
     // Objects that the restore needs of other chains, such as operator state, spoil the checkpoint, too.
     let is_restored = |(_, record): &(&Manifest, &CheckpointRecord)| {
         claim.parts.iter().any(|part| part.checkpoint == record.identity)

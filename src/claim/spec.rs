@@ -8,6 +8,7 @@ use super::claiming::{ClaimMode, Claiming};
 use crate::{
     checkpoint::{
         handle::CheckpointHandle,
+        job::Opener,
         ledger::Retention,
         manifest::{CheckpointRecord, EpochRecord},
     },
@@ -57,6 +58,11 @@ pub struct OpenSpec {
 }
 
 impl OpenSpec {
+    /// The subtask that opens, for the decisions of its job.
+    pub(crate) fn opener(&self) -> Opener<'_> {
+        Opener { backend: &self.id, parallelism: self.parallelism, attempt: self.attempt }
+    }
+
     /// Whether `owner` was started together with this one. Peers neither fence nor outdate each other in chains that
     /// they only read.
     pub(crate) fn is_peer(&self, owner: &EpochRecord) -> bool {

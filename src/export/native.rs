@@ -110,7 +110,7 @@ impl Copying<'_> {
         let ReaderOptions { store, retry, .. } = *self.options;
         let whole: Vec<(&Manifest, &CheckpointRecord)> =
             parts.iter().filter_map(|part| Some((part, part.checkpoints.first()?))).collect();
-        let damage = damage::survey(store, &whole, (&[], &BTreeSet::new()), retry).await?;
+        let damage = damage::survey(store, &whole, &[], &BTreeSet::new(), retry).await?;
         for (number, (part, record)) in whole.iter().enumerate() {
             if let Some(fault) = damage.first_of(number) {
                 let damaged = RestoreError::Damaged { checkpoint: record.identity.id, fault: fault.clone() };

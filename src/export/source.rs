@@ -210,7 +210,7 @@ pub async fn attachment(
     options: &ReaderOptions<'_>,
 ) -> Result<Bytes, SourceError> {
     let backend = &manifest.backend;
-    let read = record.attachment.read(options.store, (backend, record.identity), options.retry).await?;
+    let read = record.attachment.read(options.store, backend, record.identity, options.retry).await?;
     let damaged = |fault| RestoreError::Damaged { checkpoint: record.identity.id, fault };
     read.map_err(|fault| SourceError::Unreadable { of: backend.clone(), source: damaged(fault).into() })
 }

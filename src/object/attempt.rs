@@ -27,6 +27,7 @@ impl Store {
     pub(super) async fn create_once(&self, bound: Bound, path: &Path, payload: PutPayload) -> Result<Created, Failure> {
         let location = self.absolute(path);
         let size = length(payload.content_length());
+        // Never an overwrite: whatever exists under this name may be named by a manifest already.
         let options = PutOptions::from(PutMode::Create);
         let put = self.0.store.put_opts(&location, payload.clone(), options);
         match self.request(Operation::Create, bound, bound.within(size, put)).await {
@@ -34,6 +35,8 @@ impl Store {
                 self.0.metrics.wrote(size);
                 Ok(Created::New)
             }
+            // "Exists" may be the echo of an earlier attempt whose answer was lost. Only the bytes tell: identical ones
+            // are our own, or as good as our own, and others are a conflict.
             Err(AttemptError::Store(error)) if Class::of(&error) == Class::Exists => {
                 match self.holds(bound, path, &payload).await {
                     Ok(true) => Ok(Created::Identical),
@@ -57,6 +60,7 @@ impl Store {
         let copy = self.0.store.copy_opts(&source, &target, CopyOptions::new());
         match self.request(Operation::Copy, bound, bound.within(bytes, copy)).await {
             Ok(()) => Ok(true),
+            // No error, since the caller can copy through memory.
             Err(AttemptError::Store(StoreFault::NotImplemented { .. } | StoreFault::NotSupported { .. })) => Ok(false),
             Err(error) => Err(failure(Operation::Copy, from, error)),
         }
@@ -68,6 +72,7 @@ impl Store {
         if meta.size != length(payload.content_length()) {
             return Ok(false);
         }
+        // Limited to the size that was told, so that no answer takes more memory than the payload.
         let stored = self.get_once(bound, path, meta.size).await?;
         let mut rest = &stored[..];
         let same = payload.iter().all(|chunk| match rest.split_at_checked(chunk.len()) {
@@ -86,6 +91,7 @@ impl Store {
         let answer = self.request(Operation::Get, bound, async {
             let result = bound.within(0, self.0.store.get_opts(&location, GetOptions::new())).await?;
             let size = result.meta.size;
+            // Refused by the size that the answer tells, before its bytes are taken into memory.
             if size > limit {
                 return Ok(Err(size));
             }
@@ -112,8 +118,10 @@ impl Store {
                 self.0.metrics.read(expected);
                 Ok(bytes)
             }
+            // Says nothing about the object, so its size is not asked for.
             Err(error @ (AttemptError::Timeout { .. } | AttemptError::Held)) => Err(Failure::Again(error)),
             Err(error) => match self.head_once(bound, path).await {
+                // The size decides, whatever the error was: stores answer a range beyond the end in various ways.
                 Ok(meta) if meta.size < range.end => Err(Failure::Final(StoreError::OutOfRange {
                     path: path.clone(),
                     from: range.start,
@@ -142,6 +150,7 @@ impl Store {
         after: Option<&Path>,
     ) -> Result<Vec<ObjectMeta>, Failure> {
         let location = self.absolute(prefix);
+        // Begun outside of the bound and the pace; it sends nothing before it is polled.
         let mut listing = match after {
             Some(after) => self.0.store.list_with_offset(Some(&location), &self.absolute(after)),
             None => self.0.store.list(Some(&location)),
@@ -159,6 +168,7 @@ impl Store {
             }
             error => Failure::Again(error),
         })?;
+        // The pace admitted one request, but each further page was one, too. Later requests wait for them.
         let further_pages = found.len().saturating_sub(1) / LIST_PAGE;
         self.0.pace.charge(u32::try_from(further_pages).unwrap_or(u32::MAX));
         found.sort_by(|a, b| a.path.cmp(&b.path));
@@ -171,6 +181,8 @@ impl Store {
         let weight = length(wanted.len()).saturating_mul(DELETE_WEIGHT_BYTES);
         let requests = wanted.len().div_ceil(self.0.deletes_per_request);
         let mut deletions = self.0.store.delete_stream(stream::iter(wanted.into_iter().map(Ok)).boxed());
+        // Objects that do not exist are as good as deleted, but their errors do not always name them. So they are
+        // counted.
         let mut absent = 0;
         bound.admitted(&self.0.pace, u32::try_from(requests).unwrap_or(u32::MAX)).await.map_err(Failure::Again)?;
         let answer = self.admitted_request(Operation::Delete, async {
@@ -179,6 +191,7 @@ impl Store {
                 while let Some(deleted) = deletions.next().await {
                     match deleted {
                         Ok(path) => {
+                            // Noted at once: if the attempt is cut short, the next one asks only for what is left.
                             left.lock().remove(&path);
                         }
                         Err(error) if Class::of(&error) == Class::NotFound => absent += 1,
@@ -243,6 +256,7 @@ impl Store {
 
 /// How an error of an operation on the single object at `path` is handled: final, or worth another attempt.
 fn failure(operation: Operation, path: &Path, error: AttemptError) -> Failure {
+    // Time-outs, short answers and the like say nothing about the object.
     let AttemptError::Store(error) = error else { return Failure::Again(error) };
     match Class::of(&error) {
         Class::NotFound => Failure::Final(StoreError::NotFound { path: path.clone() }),

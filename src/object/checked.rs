@@ -28,6 +28,7 @@ impl Store {
             Err(error) if is_verdict(&error) => doubt(path, &error),
             Err(error) => return Err(error),
         }
+        // Past the local copies: a damaged copy would confirm itself.
         Ok(check(&self.past_copies(path).get(path, retry).await?))
     }
 
@@ -57,6 +58,7 @@ impl Store {
         if let Some(recall) = &self.2 {
             recall.missed(path);
         }
+        // Without the recall, too, which has counted the read already.
         Self(self.0.clone(), None, None)
     }
 }

@@ -126,6 +126,7 @@ impl Cloud {
             Self::Gcs => &OF_GCS,
             Self::Azure => &OF_AZURE,
         };
+        // Before the store's own advice: a web page may contain any of those texts.
         if fits(&OF_PAGES) {
             return Some(format!("{NO_STORE}, or something before it: {endpoint}"));
         }

@@ -135,15 +135,18 @@ impl Copies {
             queue: std::collections::VecDeque::new(),
             queued_bytes: 0,
             writing: None,
+            // Copies of an earlier process count as used now: their backends have the whole idle time to come back.
             wants: Wants::new(options.idle_timeout, Instant::now()),
             unjudged: true,
             failing: false,
         };
+        // In the order of their age, which becomes their `order`.
         for (file, bytes, head) in folders.scan()? {
             state.insert(file, bytes, head);
         }
         metrics.bytes(state.bytes);
         let copies = Self(Arc::new(Inner { options, folders, metrics, state: Mutex::new(state), wake: Notify::new() }));
+        // The limit may have been lowered since these copies were made.
         copies.0.make_room(0);
         Ok(copies)
     }
@@ -168,6 +171,7 @@ impl Copies {
         if scope == CopyScope::Wanted && !state.wants.is_asked_for(&label) {
             return;
         }
+        // Refused instead of waited for: a slow disk must not delay an upload.
         if state.queued_bytes > 0 && state.queued_bytes.saturating_add(bytes) > QUEUE_BYTES {
             self.0.failed(&mut state, path, &"local disk is slower than the store: too much waits to be copied");
             return;
@@ -199,12 +203,15 @@ impl Copies {
         }
         let found = {
             let mut state = self.0.state.lock();
+            // The queue is looked at first, and under the same lock by which the worker takes from it. So an object is
+            // always found in the queue, as the one being written, or as a copy.
             if let Some(waiting) = state.waiting(path) {
                 self.0.metrics.read(Read::Hit);
                 return waiting.slice(range);
             }
             let State { copies, wants, .. } = &mut *state;
             copies.get(path).map(|kept| {
+                // A copy that is read counts as used, so that it does not expire in the middle of a restore.
                 kept.head.label.uses.iter().for_each(|usage| wants.used(&usage.backend, Instant::now()));
                 (kept.file.clone(), kept.head.clone())
             })
@@ -213,6 +220,8 @@ impl Copies {
             self.0.metrics.read(Read::Miss);
             return None;
         };
+        // The lock is released before the disk is touched. The copy may be removed meanwhile; then the read fails like
+        // one of a copy that never was.
         match tasks::blocking(|| head.read(&file, range)) {
             Ok(Some(bytes)) => {
                 self.0.metrics.read(Read::Hit);
@@ -239,6 +248,7 @@ impl Copies {
     /// owner is ignored.
     pub fn want(&self, backend: &BackendId, epoch: u64, wanted: Wanted) {
         let mut state = self.0.state.lock();
+        // A statement of an older owner changes nothing, and needs no judgement.
         state.unjudged |= state.wants.set(backend, epoch, wanted);
         drop(state);
         self.0.wake.notify_one();
@@ -277,6 +287,7 @@ impl State {
         self.next += 1;
         self.bytes += bytes;
         let path = head.path.clone();
+        // The path had a copy before. Its entry is replaced, and its bytes no longer count.
         if let Some(old) = self.copies.insert(path, Kept { file, head: Arc::new(head), bytes, order }) {
             self.bytes -= old.bytes;
         }
@@ -298,6 +309,7 @@ impl Inner {
             let mut state = self.state.lock();
             for path in paths {
                 let Some(kept) = state.copies.remove(path) else { continue };
+                // The entry goes before the file: a reader that comes in between misses the copy and asks the store.
                 state.bytes -= kept.bytes;
                 files.push(kept.file);
             }
@@ -313,6 +325,7 @@ impl Inner {
             let state = self.state.lock();
             let mut left = state.bytes;
             let mut copies: Vec<_> = state.copies.iter().map(|(path, kept)| (kept.order, kept.bytes, path)).collect();
+            // By `order`, which comes first and is unique.
             copies.sort_unstable();
             for (_, size, path) in copies {
                 if left.saturating_add(bytes) <= self.options.max_bytes {

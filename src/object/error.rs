@@ -142,12 +142,15 @@ impl Class {
     /// the error.
     pub(super) fn of(error: &object_store::Error) -> Self {
         match error {
+            // A "not found" is believed, so it must be about the object and nothing else.
             object_store::Error::NotFound { source, .. } if !is_about_more(&source.to_string()) => Self::NotFound,
             object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => Self::Exists,
             object_store::Error::InvalidPath { .. }
             | object_store::Error::NotSupported { .. }
             | object_store::Error::NotImplemented { .. }
             | object_store::Error::UnknownConfigurationKey { .. } => Self::Unsupported,
+            // In doubt another attempt: an unknown error that is final costs time, and one that is wrongly taken for
+            // final a task.
             _ => Self::Retry,
         }
     }

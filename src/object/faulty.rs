@@ -173,6 +173,7 @@ impl FaultyStore {
     /// Draws the same number of random numbers for every plan, so that a changed probability does not shift the fate of
     /// later requests.
     fn decide(&self, knobs: &Knobs) -> (Fate, Duration) {
+        // Drawn before the plan is looked at, and all four of them.
         let [latency, delay, choice, coin] = std::array::from_fn(|_| self.random.fraction());
         let plan = &knobs.plan;
         let latency = within(&plan.latency, latency);
@@ -234,6 +235,8 @@ impl FaultyStore {
             }
             Fate::Delayed { by } => {
                 if matches!(kind, Kind::Put | Kind::Delete) {
+                    // The effect comes after the caller has given up, as with a request that hangs in a network. That
+                    // is the case that create-if-absent and fencing have to survive.
                     self.tasks.spawn(async move {
                         sleep(by).await;
                         drop(effect.await);
@@ -251,6 +254,7 @@ impl FaultyStore {
         let store = self.clone();
         let found = async move {
             let inner = Arc::clone(&store.store);
+            // The listing as of one moment: a lazy stream would be polled after the fault was decided.
             let found: Vec<_> = store.request(Kind::List, async move { list(&*inner).try_collect().await }).await?;
             Ok::<_, Error>(stream::iter(found).map(Ok))
         };

@@ -119,6 +119,7 @@ impl HdfsStore {
             while folder.len() > self.0.base.len() {
                 let above = parent(&folder).to_owned();
                 let deleted = self.0.connection.call(|client| async move { client.delete(&folder, false).await });
+                // As a rule the folder is not empty. Its parent is not empty then either.
                 if deleted.await.is_err() {
                     return;
                 }
@@ -144,6 +145,7 @@ impl Inner {
         };
         // A rename whose answer was lost may still happen, or have happened. In the latter case there is no temporary
         // to delete.
+        // If this future is dropped before here, `gone` is still false, and the temporary becomes a leftover.
         temporary.gone = created.is_ok() || client.delete(&temporary.path, false).await.is_ok();
         self.delete_leftovers(client).await;
         created
@@ -163,6 +165,7 @@ impl Inner {
             writer.write_bytes(chunk).await?;
         }
         match writer.hsync().await {
+            // Such files cannot be synced at all, see the top of this file. Any other failed sync fails the create.
             Err(HdfsError::OperationFailed(text)) if text.contains("erasure-coded") => {}
             synced => synced?,
         }
@@ -171,6 +174,8 @@ impl Inner {
 
     async fn delete_leftovers(&self, client: &Client) {
         for _ in 0..LEFTOVERS_AT_ONCE {
+            // Taken out first: two creates at once do not delete the same leftover. If the deletion fails, the guard
+            // puts it back.
             let Some(path) = self.leftovers.lock().pop_front() else { return };
             let mut leftover = Temporary { path, store: self, gone: false };
             leftover.gone = client.delete(&leftover.path, false).await.is_ok();
@@ -185,6 +190,7 @@ impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if !self.gone {
             let mut leftovers = self.store.leftovers.lock();
+            // The oldest is forgotten, and the sweep finds it.
             if leftovers.len() >= LEFTOVERS {
                 leftovers.pop_front();
             }
@@ -225,6 +231,7 @@ impl ObjectStore for HdfsStore {
                 if status.isdir {
                     return Err(HdfsError::FileNotFound(path));
                 }
+                // In the same call as the status, so that both are answered by one client.
                 let reader = if head { None } else { Some(client.read(&path).await?) };
                 Ok((status, reader))
             })
@@ -265,6 +272,7 @@ impl ObjectStore for HdfsStore {
             })
             .buffered(CONCURRENT_DELETIONS);
         let store = self.clone();
+        // After the deletions, since a folder is empty only when its last file is gone.
         let tidied = stream::once(async move {
             let folders = std::mem::take(&mut *folders.lock());
             store.tidy(folders).await;

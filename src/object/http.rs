@@ -66,6 +66,7 @@ impl Attentive {
     /// The client for a request of the calling task.
     fn client(&self) -> &HttpClient {
         match &self.home {
+            // Outside of any runtime there is nothing to compare with.
             Some((home, elsewhere)) if Handle::try_current().is_ok_and(|runtime| runtime.id() != *home) => elsewhere,
             _ => &self.client,
         }
@@ -75,6 +76,7 @@ impl Attentive {
 #[async_trait]
 impl HttpService for Attentive {
     async fn call(&self, request: HttpRequest) -> std::result::Result<HttpResponse, HttpError> {
+        // The client is chosen for each request, since the same store is used by several runtimes.
         let answer = self.client().execute(request).await?;
         let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
         // The store's client reports a refusal together with its text.

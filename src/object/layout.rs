@@ -199,6 +199,7 @@ impl ObjectName {
         let raw = path.as_ref();
         let name = match raw.rsplit_once('#') {
             Some((of, number)) => {
+                // Not `parse`: a temporary of a temporary is never made.
                 let of = Box::new(parse_permanent(of)?);
                 Self::Temporary { of, number: number.parse().ok()? }
             }
@@ -338,6 +339,7 @@ pub fn savepoint(job: &Name, savepoint: &Name) -> Path {
 }
 
 fn numbered(number: u64) -> String {
+    // Zeros in front, so that the order of names is the order of numbers, also for people who list the store.
     format!("{number:0NUMBER_DIGITS$}")
 }
 
@@ -367,6 +369,7 @@ fn parse_permanent(raw: &str) -> Option<ObjectName> {
         }
         [CLOCK, id] => Some(ObjectName::Clock { job, id: id.parse().ok()? }),
         [SWEEPS, number] => Some(ObjectName::SweepLease { job, number: number.parse().ok()? }),
+        // The folder itself is no object.
         [SAVEPOINTS, savepoint, ref file @ ..] if !file.is_empty() => {
             let file = file.iter().map(|part| name(part)).collect::<Option<_>>()?;
             Some(ObjectName::SavepointFile { job, savepoint: name(savepoint)?, file })

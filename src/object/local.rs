@@ -73,6 +73,7 @@ impl LocalStore {
     /// Errors of the file system.
     pub(super) fn open(root: &FilePath) -> Result<Self> {
         let wanted = std::path::absolute(root).map_err(failed)?;
+        // Looked at before they are made, to know which parents got a new entry that has to be made durable.
         let made: Vec<_> = wanted.ancestors().take_while(|folder| !folder.exists()).collect();
         fs::create_dir_all(&wanted).map_err(failed)?;
         made.iter().filter_map(|folder| folder.parent()).try_for_each(sync).map_err(failed)?;
@@ -114,6 +115,8 @@ impl LocalStore {
     async fn sync_new_parents(&self, location: &Path) -> Result<()> {
         let file = self.file(location);
         let Some(folder) = file.parent().map(FilePath::to_path_buf) else { return Ok(()) };
+        // By inode and time of creation, and not by path alone: a directory that was deleted and made again is not
+        // durable.
         let directory = spawn_blocking(move || Directory::at(folder)).await?.map_err(failed)?;
         if self.durable.lock().contains(&directory) {
             return Ok(());
@@ -121,6 +124,7 @@ impl LocalStore {
         self.sync_parents(location).await?;
         let mut durable = self.durable.lock();
         if durable.len() >= DURABLE_DIRECTORIES {
+            // Forgetting costs a few syncs. Finding out which entries are old would cost more.
             durable.clear();
         }
         durable.insert(directory);
@@ -164,9 +168,14 @@ impl fmt::Display for LocalStore {
 impl ObjectStore for LocalStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.check().await?;
+        // Ordering: the root is checked before and after the put. If it was unmounted in between, the file lies in the
+        // directory below the mount point. Without the second look the caller would be told that an object is durable
+        // which vanishes with the next mount.
         let put = self.files.put_opts(location, payload, options).await;
         match &put {
             Ok(_) => self.sync_new_parents(location).await?,
+            // The file may be of a process that was killed before it synced the directories. The caller will find its
+            // own bytes and call them durable, so they are made so now, whatever is remembered as durable.
             Err(Error::AlreadyExists { .. }) => self.sync_parents(location).await?,
             Err(_) => {}
         }
@@ -180,6 +189,7 @@ impl ObjectStore for LocalStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let got = self.files.get_opts(location, options).await;
+        // Only then: a file that was read is the right one, since names are not used again.
         if matches!(got, Err(Error::NotFound { .. })) {
             self.check().await?;
         }
@@ -237,6 +247,7 @@ fn walk(root: &FilePath, top: &FilePath) -> Result<Vec<ObjectMeta>> {
     for entry in WalkDir::new(top).min_depth(1) {
         match entry.map_err(io::Error::from).and_then(|entry| describe(root, &entry)) {
             Ok(meta) => found.extend(meta),
+            // A file that was deleted, or a temporary that was renamed, during the walk.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }

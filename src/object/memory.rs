@@ -62,6 +62,7 @@ pub(super) fn not_implemented<T>(operation: &str, store: &dyn fmt::Display) -> R
 impl ObjectStore for MemoryStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let put = self.objects.put_opts(location, payload, options).await?;
+        // Only after the put took effect: a refused create must not change the time of the object that exists.
         self.times.lock().insert(location.clone(), self.clock.now_ms());
         Ok(put)
     }

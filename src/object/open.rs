@@ -133,6 +133,7 @@ fn deletes_per_request(options: &StoreOptions) -> usize {
     match options.url.split_once("://") {
         Some(("s3" | "s3a", _)) => 1000,
         Some(("az" | "abfs" | "abfss", _)) => 256,
+        // GCS and HDFS have no deletion in bulk here, nor has a directory.
         _ => 1,
     }
 }
@@ -143,6 +144,7 @@ fn connect(
     random: &Random,
     pace: &Arc<Pace>,
 ) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+    // A path is not parsed as a URL, which would change its escapes and spaces.
     let Some((scheme, _)) = options.url.split_once("://") else {
         let looks_like_url = |(scheme, _): (&str, &str)| !scheme.is_empty() && !scheme.contains(['/', '.']);
         if options.url.is_empty() || options.url.split_once(':').is_some_and(looks_like_url) {
@@ -151,6 +153,7 @@ fn connect(
         return directory(options, PathBuf::from(&options.url));
     };
     let url = Url::parse(&options.url).map_err(|error| refused(scheme, &error.to_string()))?;
+    // Only the scheme is repeated in the error, since messages end up in logs.
     if url.password().is_some() {
         return Err(refused(scheme, "credentials come from the environment, not from the URL"));
     }

@@ -70,11 +70,14 @@ impl Pace {
             while let Some(end) = self.paused_until() {
                 self.wait_until(end + SPREAD.mul_f64(self.random.fraction())).await;
             }
+            // The turn is taken once. If the wait for it is interrupted by a pause, another one is taken after the
+            // pause, and this one is lost, which only makes the pace a little slower.
             let (now, turn) = self.take_turn(requests);
             if turn <= now {
                 return;
             }
             self.wait_until(turn).await;
+            // The store may have asked for a pause while this caller waited for its turn.
             if self.paused_until().is_none() {
                 return;
             }
@@ -90,6 +93,7 @@ impl Pace {
     pub(super) fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause.min(LONGEST_PAUSE);
         let mut state = self.state.lock();
+        // `None` is below every time, so the first pause counts as it is.
         state.paused_until = state.paused_until.max(Some(until));
     }
 
@@ -102,6 +106,7 @@ impl Pace {
         let now = Instant::now();
         let Some(limit) = self.limit else { return (now, now) };
         let mut state = self.state.lock();
+        // Never in the past: a long rest saves up no more than one burst.
         let begin = state.through.map_or(now, |through| through.max(now));
         state.through = Some(begin + Duration::from_secs(u64::from(requests)) / limit.get());
         (now, begin.checked_sub(BURST).map_or(now, |turn| turn.max(now)))

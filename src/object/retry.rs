@@ -59,6 +59,7 @@ impl RetryOptions {
     /// most `longest_delay`. Its upper half is scaled by `fraction`, from 0 to 1.
     #[must_use]
     pub fn delay(&self, failures: u32, fraction: f64) -> Duration {
+        // A shift of a u32 by 32 or more would overflow.
         let doublings = failures.saturating_sub(1).min(31);
         let full = self.first_delay.saturating_mul(1 << doublings).min(self.longest_delay);
         full.mul_f64(0.5 + fraction.clamp(0.0, 1.0) / 2.0)
@@ -147,6 +148,8 @@ impl Bound {
     ) -> Result<T, AttemptError> {
         let mut patience = self.options.timeout(bytes, self.timeouts);
         if let Some(deadline) = self.deadline {
+            // No attempt continues beyond the deadline. A create that is dropped here may still take effect at the
+            // store.
             patience = patience.min(deadline.saturating_duration_since(Instant::now()));
         }
         match timeout(patience, request).await {
@@ -193,6 +196,7 @@ impl Retrier {
         let mut attempts = 0;
         let mut timeouts = 0;
         let mut last = AttemptError::DeadlinePassed;
+        // Also before the first attempt: a deadline that has passed allows none.
         while retry.allows(attempts, Instant::now()) {
             attempts += 1;
             let bound = Bound { options: self.options, deadline: retry.deadline, timeouts };
@@ -204,12 +208,14 @@ impl Retrier {
                     timeouts += u32::from(timed_out);
                     *self.trouble.lock() = Some((Instant::now(), format!("{operation} of `{path}`: {error}")));
                     last = error;
+                    // Random, so that the callers that failed together in an outage do not come back together.
                     if timed_out { Duration::ZERO } else { self.options.delay(attempts, self.random.fraction()) }
                 }
             };
             if attempts >= FIRST_LOGGED_ATTEMPT && attempts.is_power_of_two() {
                 tracing::warn!(%operation, %path, attempts, error = %last, "the object store does not answer");
             }
+            // Gives up now instead of sleeping until a moment at which no attempt may start.
             if !retry.allows(attempts, Instant::now() + pause) {
                 break;
             }

@@ -60,7 +60,7 @@ impl Target {
 pub async fn run(store: &Store, target: &Target, attempt: Attempt, random: &Random) -> Result<Node, FenceFault> {
     match target {
         Target::Backend(backend) => {
-            let mended = mend::mend(store, backend, attempt, (random, retry())).await?;
+            let mended = mend::mend(store, backend, attempt, random, retry()).await?;
             Ok(of_chain(backend, &mended))
         }
         Target::Job(job) => {

@@ -436,7 +436,7 @@ async fn a_survey_sees_what_is_missing_on_the_store_behind_a_copy(inner: InnerBa
     let store = &here.daemon.directory.environment().store;
     let head = task.opened.backend.outline().manifest;
     let parts: Vec<_> = head.checkpoints.iter().map(|record| (&head, record)).collect();
-    let damage = damage::survey(store, &parts, (&[], &BTreeSet::new()), Retry::none()).await.unwrap();
+    let damage = damage::survey(store, &parts, &[], &BTreeSet::new(), Retry::none()).await.unwrap();
     let mut found: Vec<_> = damage.faults.iter().map(|fault| fault.object.clone()).collect();
     found.sort();
     assert!(found.iter().all(|object| gone.contains(object)), "{found:?}");

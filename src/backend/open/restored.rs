@@ -107,7 +107,7 @@ pub(super) async fn with_attachments(
     retry: Retry,
 ) -> Result<Vec<RestoredPart>, LoadError> {
     let reads = claim.parts.iter().zip(&claim.attachments).map(|(part, attachment)| async move {
-        let read = attachment.read(&env.store, (&part.backend, part.checkpoint), retry).await?;
+        let read = attachment.read(&env.store, &part.backend, part.checkpoint, retry).await?;
         let checkpoint = part.checkpoint.id;
         let attachment = read.map_err(|fault| RestoreError::Damaged { checkpoint, fault })?;
         Ok::<_, RestoreError>(RestoredPart { attachment, ..part.clone() })

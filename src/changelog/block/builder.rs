@@ -134,6 +134,8 @@ impl BlockBuilder {
             Some(contents) => contents,
             none => {
                 let (expected, before) = match &self.done {
+                    // Gap and time are written with the first change, not when the batch is opened: a batch without
+                    // changes then leaves no bytes, and needs no removal.
                     Some(done) => (done.range.to, done.time),
                     None => (self.from.unwrap_or(open.sqn), 0),
                 };
@@ -152,6 +154,8 @@ impl BlockBuilder {
         const NO_LENGTH: [u8; MAX_LENGTH_WIDTH] = [0; MAX_LENGTH_WIDTH];
         let at = self.bytes.len();
         let reserved = self.length_width;
+        // The length is known only after `encode` has appended. Encoding into a second buffer first would copy every
+        // change once more, on the hot path.
         self.bytes.extend_from_slice(NO_LENGTH.get(..reserved).unwrap_or(&NO_LENGTH));
         encode(&mut self.bytes);
         let end = self.bytes.len();
@@ -160,9 +164,13 @@ impl BlockBuilder {
         if needed > reserved {
             assert!(needed <= MAX_LENGTH_WIDTH, "a change of {length} bytes");
             self.bytes.extend_from_slice(NO_LENGTH.get(..needed - reserved).unwrap_or(&NO_LENGTH));
+            // Rare: the change is moved up to make room for a longer length, and the next changes of the batch reserve
+            // as much.
             self.bytes.copy_within(at + reserved..end, at + needed);
             self.length_width = needed;
         }
+        // A length that is shorter than the reservation is padded, since moving the change down would cost more than
+        // the bytes.
         let slot = self.bytes.get_mut(at..at + needed.max(reserved)).expect("was appended above");
         varint::fill(slot, length as u64);
     }
@@ -174,6 +182,7 @@ impl BlockBuilder {
     pub fn end_batch(&mut self) -> bool {
         let open = self.open.take().expect("a batch ends after `begin_batch`");
         let Some(contents) = open.contents else { return false };
+        // A key group field of 0 ends the batch.
         self.bytes.push(0);
         let to = Sqn(open.sqn.0 + 1);
         self.next = to;
@@ -193,6 +202,7 @@ impl BlockBuilder {
     /// Ends the open batch and removes its changes. Without an open batch, nothing happens.
     pub fn abandon_batch(&mut self) {
         if let Some(open) = self.open.take() {
+            // `next` stays: the batch did not use its sequence number, and the next batch may have it.
             self.bytes.truncate(open.start);
         }
     }

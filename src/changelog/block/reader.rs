@@ -43,12 +43,16 @@ impl<'a> BlockReader<'a> {
         let mut rest = self.rest;
         let gap = varint::take(&mut rest).ok_or_else(|| self.error(self.rest, BlockFault::Varint))?;
         let outside = BlockFault::Sqn { after: self.next, gap, to: self.to };
+        // Checked against the range of the change set, which is known from a record with a checksum of its own. A wrong
+        // gap would otherwise give the changes sequence numbers of another change set.
         let sqn = self.next.0.checked_add(gap).filter(|sqn| *sqn < self.to.0);
         let sqn = Sqn(sqn.ok_or_else(|| self.error(self.rest, outside))?);
         let at_time = rest;
         let difference = varint::take(&mut rest).ok_or_else(|| self.error(at_time, BlockFault::Varint))?;
         let time = self.time.wrapping_add_signed(varint::unzigzag(difference));
 
+        // The whole batch is parsed before any of it is returned, although it is parsed again on the way out. A replay
+        // applies a batch whole or not at all, so it must not meet a fault in the middle of one.
         let mut changes = Changes { rest, remaining: 0 };
         loop {
             let at = rest;
@@ -60,6 +64,7 @@ impl<'a> BlockReader<'a> {
             }
         }
         self.rest = rest;
+        // No overflow: the number is below `to`.
         self.next = Sqn(sqn.0 + 1);
         self.time = time;
         Ok(Batch { sqn, time, changes })
@@ -100,6 +105,7 @@ impl<'a> Iterator for Changes<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.remaining = self.remaining.checked_sub(1)?;
+        // Cannot fail: `batch` has parsed exactly these bytes, and `remaining` stops before the end mark.
         take_change(&mut self.rest).ok().flatten()
     }
 
@@ -113,6 +119,7 @@ impl ExactSizeIterator for Changes<'_> {}
 /// Takes one change off the front; `None` at the end of the batch.
 #[inline]
 fn take_change<'a>(rest: &mut &'a [u8]) -> Result<Option<(KeyGroup, &'a [u8])>, BlockFault> {
+    // The field is the key group plus 1, so 0 is free to end the batch.
     let Some(key_group) = varint::take(rest).ok_or(BlockFault::Varint)?.checked_sub(1) else { return Ok(None) };
     let key_group = u16::try_from(key_group)
         .ok()

@@ -42,6 +42,7 @@ impl ChangeSetBuilder {
     #[must_use]
     pub fn new(parts: Vec<KeyGroupRange>, split_bytes: usize) -> Self {
         assert!(!parts.is_empty(), "change sets have key groups");
+        // With one part there is nothing to split, and the copy would only cost.
         let split_bytes = if parts.len() == 1 { usize::MAX } else { split_bytes };
         let (blocks, last_lengths) = Default::default();
         Self { parts, split_bytes, whole: BlockBuilder::new(), blocks, operator: None, last_lengths, open: None }
@@ -80,6 +81,8 @@ impl ChangeSetBuilder {
     /// If no batch is open.
     pub fn end_batch(&mut self) -> bool {
         self.open = None;
+        // Not `||`, which would skip the later builders once one has changed: each of them has the batch open and must
+        // end it.
         self.builders().fold(false, |changed, builder| builder.end_batch() | changed)
     }
 
@@ -107,18 +110,21 @@ impl ChangeSetBuilder {
     /// If a batch is open.
     pub fn finish(&mut self) -> Option<ChangeSetBody> {
         assert!(self.open.is_none(), "a change set ends inside of a batch");
+        // Taken first, so that the next change set begins without a block of operator state.
         let operator = self.operator.take();
         if self.blocks.is_empty() && operator.is_none() {
             return self.whole.finish();
         }
         let mut blocks = std::mem::take(&mut self.blocks);
         if blocks.is_empty() {
+            // Keyed changes may be few enough for one block although there is a second one, of operator state.
             blocks.push(std::mem::take(&mut self.whole));
         } else {
             self.last_lengths = blocks.iter().map(BlockBuilder::len).collect();
         }
         let body = blocks.into_iter().chain(operator).filter_map(BlockBuilder::close).reduce(|mut all, more| {
             all.blocks.extend(more.blocks);
+            // All blocks of a set begin at the same `from`, but each ends with its own last batch.
             all.range = SqnRange { from: all.range.from, to: all.range.to.max(more.range.to) };
             all.changes += more.changes;
             all
@@ -134,6 +140,8 @@ impl ChangeSetBuilder {
         let (sqn, time) = self.open.expect("changes are pushed to an open batch");
         let (lowest, highest) = self.whole.bounds().expect("a change was pushed");
         let (first, last) = (self.part(lowest), self.part(highest));
+        // A load tends to stay as it is, so the last set tells how long each block will become. Guessing wrong costs a
+        // reallocation, no more.
         let lengths = self.last_lengths.iter().copied().chain(std::iter::repeat(self.split_bytes));
         let lengths = lengths.take(self.parts.len());
         self.blocks = lengths.map(|length| BlockBuilder::of_part(&self.whole, length)).collect();
@@ -144,6 +152,7 @@ impl ChangeSetBuilder {
             *self.block(lowest) = whole;
             return;
         }
+        // The open batch is ended to make it readable, and opened again in each block below.
         whole.end_batch();
         let body = whole.close().expect("it has a change");
         let bytes = body.blocks.first().map(|block| block.bytes.clone()).unwrap_or_default();
@@ -153,6 +162,7 @@ impl ChangeSetBuilder {
             while let Some((key_group, record)) = batch.changes.next_record() {
                 self.block(key_group).push_record(key_group, record);
             }
+            // The last batch is the one that is still open: more changes of it may follow.
             if batch.sqn != sqn {
                 self.blocks.iter_mut().for_each(|block| _ = block.end_batch());
             }
@@ -163,10 +173,13 @@ impl ChangeSetBuilder {
     fn operator(&mut self) -> &mut BlockBuilder {
         if self.operator.is_none() {
             let (sqn, time) = self.open.expect("changes are pushed to an open batch");
+            // All blocks agree on where the change set begins. The gaps in a block count from there, so a block of
+            // operator state with another beginning would be read with other sequence numbers.
             let keyed = self.whole_or_blocks().first().expect("there is a block at least");
             let mut block = BlockBuilder::of_part(keyed, 0);
             block.begin_batch(sqn, time);
             let from = block.from().expect("a part knows where its change set begins");
+            // The block of keyed changes may still be empty, and would later begin at its own first batch.
             self.whole.begin_at(from);
             self.operator = Some(block);
         }

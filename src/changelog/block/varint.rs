@@ -14,6 +14,7 @@ pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
 
 /// Number of bytes that [`put`] takes for `value`: 1 to 10.
 pub(super) fn width(value: u64) -> usize {
+    // `| 1`, because 0 takes a byte, too.
     (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
@@ -34,6 +35,7 @@ pub(super) fn fill(slot: &mut [u8], mut value: u64) {
 pub(super) fn take(bytes: &mut &[u8]) -> Option<u64> {
     let (&first, rest) = bytes.split_first()?;
     *bytes = rest;
+    // Most varints are one byte, so the loop is kept out of the inlined part.
     if first < 0x80 { Some(u64::from(first)) } else { take_more(first, bytes) }
 }
 
@@ -44,6 +46,7 @@ fn take_more(first: u8, bytes: &mut &[u8]) -> Option<u64> {
         *bytes = rest;
         let bits = u64::from(byte & 0x7f);
         let shift = 7 * index;
+        // The tenth byte has room for one bit of a u64. Bits beyond would be lost, and another number returned.
         if (bits << shift) >> shift != bits {
             return None;
         }

@@ -38,6 +38,8 @@ pub(super) fn reads(handles: &[SegmentHandle], key_groups: &[KeyGroupRange]) -> 
     for handle in handles {
         for block in handle.blocks.iter().filter(is_wanted) {
             let end = block.offset.saturating_add(u64::from(block.stored_length));
+            // Only the last read is looked at. Handles come in the order of the log, so the blocks of one segment are
+            // neighbours here, and an earlier read could not take the block without changing the order of the replay.
             match reads.last_mut() {
                 Some(last) if last.can_join(&handle.place, block) => {
                     last.range.end = end;
@@ -59,6 +61,8 @@ pub(super) fn reads(handles: &[SegmentHandle], key_groups: &[KeyGroupRange]) -> 
 impl Read {
     fn can_join(&self, place: &Place, block: &BlockHandle) -> bool {
         matches!((&self.place, place), (Place::Segment(of), Place::Segment(next)) if of == next)
+            // A block before the end would have to be cut out of bytes that are not in ascending order. Such a handle
+            // is not made by the encoder, but a damaged one may say so.
             && block.offset >= self.range.end
             && block.offset - self.range.end <= MAX_GAP_BYTES
             && self.range.end - self.range.start < MAX_JOINED_BYTES
@@ -104,6 +108,7 @@ impl Read {
 /// The stored bytes of a block in `bytes`, which begin at offset `start` of their place.
 fn slice(bytes: &Bytes, start: u64, handle: &BlockHandle) -> Result<Bytes, SegmentError> {
     let cut_off = SegmentError::Format { offset: handle.offset, what: "the segment is cut off inside of a block" };
+    // No underflow: `start` is 0, or the offset of the first block of the read, and later blocks lie behind it.
     let from = usize::try_from(handle.offset - start).map_err(|_| cut_off.clone())?;
     let to = from.saturating_add(usize::try_from(handle.stored_length).unwrap_or(usize::MAX));
     if to > bytes.len() { Err(cut_off) } else { Ok(bytes.slice(from..to)) }

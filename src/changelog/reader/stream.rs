@@ -82,17 +82,26 @@ impl ReplayStream {
             if let Some(block) = self.ready.pop_front() {
                 return Some(Ok(block));
             }
+            // Ordering 1: the memory of the blocks that were returned is given back only when the last of them was.
+            // They may share one buffer, which lives as long as any of them waits here.
+            // Ordering 2: only then reads ahead begin, which may use that memory. In the other order a stream at its
+            // bound would begin nothing, and with an empty `reading` it would end before its end.
             self.memory -= std::mem::take(&mut self.ready_memory);
             self.read_ahead();
             let first = self.reading.front_mut()?;
             let stopped = || ReadError::Stopped { object: first.object.clone() };
+            // Awaited by reference, before the read is taken off the queue. If this call is dropped here, the next one
+            // waits for the same read, and no block is lost or returned twice.
             let outcome = (&mut first.outcome).await.unwrap_or_else(|_| Err(stopped()));
+            // The task has ended, so the abort by which this read is dropped has no effect.
             self.ready_memory = self.reading.pop_front().map_or(0, |read| read.memory);
             match outcome {
                 Ok(blocks) => self.ready = blocks.into(),
                 Err(error) => {
                     self.planned.clear();
                     self.reading.clear();
+                    // Dropped reads are aborted. The next call subtracts `ready_memory`, so the sum of what is left
+                    // must have it.
                     self.memory = self.ready_memory;
                     return Some(Err(error));
                 }
@@ -109,6 +118,8 @@ impl ReplayStream {
     fn read_ahead(&mut self) {
         while let Some(next) = self.planned.front()
             && self.reading.len() < self.options.parallel_reads
+            // A read that is larger than the bound goes alone. Without this exception it would never begin, and the
+            // replay would hang.
             && (self.memory == 0 || self.memory.saturating_add(next.memory()) <= self.options.max_bytes)
             && let Some(read) = self.planned.pop_front()
         {
@@ -118,6 +129,7 @@ impl ReplayStream {
             let (tasks, name) = (self.tasks.clone(), object.clone());
             let task = self.tasks.spawn(async move {
                 let read = tasks.catch("reading changes", read.execute(&store, retry)).await;
+                // The receiver is gone only if the stream was dropped, which also aborts this task.
                 let _ = send.send(read.unwrap_or_else(|source| Err(ReadError::Panicked { object: name, source })));
             });
             self.memory = self.memory.saturating_add(memory);

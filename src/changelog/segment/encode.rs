@@ -60,6 +60,7 @@ impl SegmentEncoder {
         header.put_u16_le(0);
         header.put_slice(id.instance.as_bytes());
         header.put_u64_le(id.number);
+        // The header has a checksum of its own, so that a fault in it is named as such.
         header.put_u32_le(crc32fast::hash(&header));
         debug_assert_eq!(header.len(), HEADER_BYTES, "the length of the header");
         let mut hasher = Hasher::new();
@@ -82,6 +83,8 @@ impl SegmentEncoder {
     /// job.
     pub fn push(&mut self, set: &ChangeSet) {
         let ChangeSet { backend, epoch, body } = set;
+        // The index names operator and subtask only, and takes the job from the segment's path. A set of another job
+        // would be found in the wrong folder, and swept with the wrong job.
         assert_eq!(backend.job, self.id.job, "a segment holds change sets of one job");
         assert!(!body.blocks.is_empty(), "a change set has a block");
         let blocks: Vec<_> = body.blocks.iter().map(|block| self.push_block(block)).collect();
@@ -98,6 +101,7 @@ impl SegmentEncoder {
 
     fn push_block(&mut self, block: &BlockBody) -> BlockHandle {
         let (handle, stored, hasher) = store_block(block, self.compression, self.offset);
+        // Each stored byte is hashed once, for its block and for the segment together.
         self.hasher.combine(&hasher);
         self.offset += u64::from(handle.stored_length);
         self.parts.push(stored);
@@ -117,6 +121,8 @@ impl SegmentEncoder {
         end.put_u32_le(u32::try_from(self.handles.len()).expect("fewer change sets than bytes of memory"));
         end.put_slice(&self.index);
         let index_length = u32::try_from(end.len()).expect("an index is far below 4 GiB");
+        // Before offset, length and checksum are appended: the checksum of the index covers the index alone, and that
+        // of the segment covers these fields, too.
         let index_crc = crc32fast::hash(&end);
         end.put_u64_le(self.offset);
         end.put_u32_le(index_length);

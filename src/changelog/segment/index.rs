@@ -70,6 +70,8 @@ pub fn decode_index(bytes: &[u8]) -> Result<SegmentIndex, SegmentError> {
     let mut fields = Fields { rest: index, end: (offset + index.len()) as u64 };
     let mut sets = Vec::new();
     let mut next_block = HEADER_BYTES as u64;
+    // The count may be forged. No memory is reserved by it: each set takes bytes of the index, so the loop ends with an
+    // error when they run out.
     for _ in 0..fields.u32()? {
         sets.push(set(&mut fields, &mut next_block)?);
     }
@@ -94,6 +96,8 @@ fn header(bytes: &[u8]) -> Result<(Uuid, u64), SegmentError> {
     }
     let flags = fields.u16()?;
     let (instance, number) = (Uuid::from_bytes(fields.array()?), fields.u64()?);
+    // The version was looked at before the checksum, since a later version may have its checksum elsewhere. The flags
+    // are judged after it, since they mean something only in a header that is whole.
     let checked = header.get(..HEADER_BYTES - 4).unwrap_or(header);
     check("the header", 0, checked, fields.u32()?)?;
     if flags != 0 {
@@ -105,6 +109,8 @@ fn header(bytes: &[u8]) -> Result<(Uuid, u64), SegmentError> {
 /// The index and its offset.
 fn index_bytes(bytes: &[u8]) -> Result<(usize, &[u8]), SegmentError> {
     let at = bytes.len().saturating_sub(TRAILER_BYTES);
+    // A trailer never overlaps the header. For an object that is too short the slice is shorter than a trailer, and the
+    // first field that is cut off reports that.
     let trailer = bytes.get(at.max(HEADER_BYTES)..).unwrap_or_default();
     let mut fields = Fields { rest: trailer, end: bytes.len() as u64 };
     let (offset, length, crc, _) = (fields.u64()?, fields.u32()?, fields.u32()?, fields.u32()?);
@@ -150,6 +156,8 @@ fn block(fields: &mut Fields<'_>, next_block: &mut u64) -> Result<BlockHandle, S
     let compression = Compression::from_code(fields.u8()?).ok_or(fields.error("unknown compression"))?;
     let block = BlockHandle { key_groups, offset, stored_length, length, compression, crc: fields.u32()? };
     match block.stored_range() {
+        // Blocks have to abut. So they neither overlap, nor do they leave bytes between them that no checksum of a
+        // block covers.
         Some(range) if range.start == *next_block => *next_block = range.end,
         _ => return Err(fields.error("a block does not follow the one before")),
     }

@@ -17,6 +17,7 @@ pub fn open_block(handle: &BlockHandle, stored: &Bytes) -> Result<Bytes, Segment
     if stored.len() as u64 != u64::from(handle.stored_length) {
         return Err(SegmentError::Format { offset, what: "a block is shorter or longer than recorded" });
     }
+    // Before decompression, so that a decoder never sees bytes that nobody wrote.
     let found = crc32fast::hash(stored);
     if found != handle.crc {
         return Err(SegmentError::Checksum { part: "a block", offset, expected: handle.crc, found });
@@ -39,6 +40,7 @@ pub fn verify(bytes: &Bytes) -> Result<SegmentIndex, SegmentError> {
         check_count(set, changes)?;
     }
     let crc_at = bytes.len() - TRAILER_BYTES + 16;
+    // Last, after the parts: a checksum over everything could only say that something is wrong.
     let (covered, rest) = bytes.split_at(crc_at);
     let recorded = rest.first_chunk().ok_or(format(crc_at, "cut off"))?;
     check("the segment", 0, covered, u32::from_le_bytes(*recorded))?;
@@ -57,6 +59,7 @@ fn verify_block(block: &BlockHandle, bytes: &Bytes, range: SqnRange) -> Result<u
     let mut changes = 0;
     for batch in BlockReader::new(&contents, range) {
         for (key_group, _) in batch.map_err(|error| SegmentError::Block { offset, error })?.changes {
+            // A reader of some key groups would skip the block, and miss the change.
             if !block.key_groups.contains(key_group) {
                 return Err(SegmentError::Format { offset, what: "a change outside of its block's key groups" });
             }

@@ -35,6 +35,7 @@ pub(super) struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.in_flight.dec();
+        // The worker may have ended, for example when its task was stopped; then nobody needs the slot.
         let _ = self.free.send(());
     }
 }
@@ -43,6 +44,8 @@ impl Upload {
     /// Uploads the segment and calls every `done`. Only then `number` stops being in flight and `slot` is free, even if
     /// this is aborted.
     pub(super) async fn run(self, number: Number, slot: Slot) {
+        // Declared before the tickets. If this future is dropped halfway, its locals are dropped in the reverse order
+        // of their declaration, so the tickets are called before the number stops being in flight.
         let (slot, mut number) = (slot, number);
         let (sets, tickets): (Vec<_>, Vec<_>) = self.sets.into_iter().unzip();
         let (metrics, store) = (&self.edge.metrics, &self.edge.store);
@@ -51,6 +54,8 @@ impl Upload {
         let outcome = loop {
             let id =
                 SegmentId { job: self.job.clone(), instance: self.in_flight.numbers.instance, number: number.number };
+            // Encoded anew for each number, since the header repeats the number. Within one number, `create` retries
+            // identical bytes, so an attempt whose outcome is unknown is recognised as its own.
             let EncodedSegment { payload, handles, bytes } = encode(id.clone(), &sets, self.compression).await;
             match store.create_counted(&path(&id), payload.clone(), Retry::forever()).await {
                 Ok((Created::New | Created::Identical, attempts)) => {
@@ -64,8 +69,12 @@ impl Upload {
                 Ok((Created::Conflict, _)) => {
                     metrics.conflicts.inc();
                     tracing::warn!(segment = %path(&id), "the name of a segment is taken by another object");
+                    // The old number is dropped only after the new one was begun. Between the two the low water is at
+                    // most the old number, so it never passes the segment that is about to be made.
                     number = self.in_flight.begin();
                 }
+                // With `Retry::forever` only an error comes here that no attempt can change: a store that has no
+                // create-if-absent.
                 Err(source) => break Err(UploadError::Store { segment: id, source }),
             }
         };
@@ -90,6 +99,7 @@ impl Upload {
 fn tell(tickets: Vec<Ticket>, outcome: Result<Vec<SegmentHandle>, UploadError>) {
     match outcome {
         Ok(handles) => {
+            // The encoder keeps the order of the sets, and so the order of the tickets.
             assert_eq!(handles.len(), tickets.len(), "one handle per change set");
             for (ticket, handle) in tickets.into_iter().zip(handles) {
                 ticket.call(Ok(handle));

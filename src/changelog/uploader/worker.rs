@@ -55,13 +55,19 @@ impl Worker {
 
     pub(super) async fn run(mut self) {
         loop {
+            // Ordering 1: due sets are sent before the deadline is computed. After that either nothing is due, so the
+            // deadline lies ahead, or no slot is free. Then no timer is armed, and only a freed slot goes on. The other
+            // way round, the timer would be armed for sets that are sent already.
             self.send_due();
             let deadline = self.has_slot().then(|| self.batcher.deadline()).flatten();
             tokio::select! {
                 biased;
+                // Ordering 2: freed slots come before messages. A flood of submissions then cannot keep finished
+                // uploads from making room for the next ones. The channel never closes, since `free` is a field.
                 Some(()) = self.freed.recv() => self.used_slots -= 1,
                 message = self.messages.recv() => match message {
                     Some(message) => self.handle(message),
+                    // All clients and writers are gone, so nobody can ask for the waiting sets any more.
                     None => break,
                 },
                 () = sleep_until(deadline.map_or_else(Instant::now, Instant::from_std)), if deadline.is_some() => {}
@@ -127,6 +133,8 @@ impl Worker {
             ticket.call(Err(UploadError::Cancelled));
         }
         self.measure();
+        // Uploads in flight are not aborted: a half-made request may still create its segment, and its number has to
+        // stay in flight until that is known.
         while self.used_slots > 0 && self.freed.recv().await.is_some() {
             self.used_slots -= 1;
         }

@@ -28,6 +28,7 @@ impl FirstSeen {
         if meta.modified_ms <= now_ms {
             return meta.modified_ms;
         }
+        // Remembered over sweeps: if each sweep counted the time anew as the present, the object would never grow old.
         let seen = self.0.entry(meta.path.clone()).or_insert(Seen { at_ms: now_ms, is_asked: true });
         // The clock may have gone back once more.
         *seen = Seen { at_ms: seen.at_ms.min(now_ms), is_asked: true };

@@ -115,10 +115,12 @@ impl Chain {
         for (number, (epoch, _)) in &self.older {
             last.insert((epoch.number, epoch.owner), *number);
         }
+        // The present epoch has not ended: its newest manifest is the head.
         let present = (self.epoch.number, self.epoch.owner);
         let ends = last.into_iter().filter(|(epoch, _)| *epoch != present);
         let mut fences: BTreeMap<u64, Live> = ends.map(|((epoch, _), number)| (number, Live::Ends(epoch))).collect();
         let opening = self.older.iter().filter(|(_, (_, opens))| *opens);
+        // A manifest that both opened and ended its epoch is told as the opening one.
         fences.extend(opening.map(|(number, (epoch, _))| (*number, Live::Opens(epoch.number))));
         fences
     }
@@ -136,6 +138,8 @@ impl View {
             for name in &chain.imported {
                 view.imported.entry(name.clone()).or_insert_with(|| id.clone());
             }
+            // The lowest over all chains of the daemon: a segment has change sets of several backends, and each of
+            // their owners may still name it.
             let lowest = view.low_waters.entry(chain.instance).or_insert((u64::MAX, id.clone()));
             if chain.segment_low_water < lowest.0 {
                 *lowest = (chain.segment_low_water, id.clone());
@@ -181,6 +185,7 @@ impl View {
             whole => self.whole(whole),
         };
         match verdict {
+            // Nobody here can read which objects such a pin names, so every object may be among them.
             Verdict::Garbage(_) if self.pins.has_unknown() => Verdict::Kept(Kept::Pins),
             Verdict::Garbage(_) if is_young => Verdict::Kept(Kept::Grace),
             verdict => verdict,
@@ -188,6 +193,8 @@ impl View {
     }
 
     fn whole(&self, name: &ObjectName) -> Verdict {
+        // Imports and pins come first. They name objects of other chains, whose own heads may have dropped them long
+        // ago and would call them garbage.
         if let Some(by) = self.imported.get(name) {
             return Verdict::Live(Live::Named(by.clone()));
         }
@@ -200,6 +207,7 @@ impl View {
             ObjectName::Manifest { backend, number } => self.manifest(backend, *number),
             ObjectName::Retired { backend, number } => match self.chains.get(backend) {
                 None => Verdict::Kept(Kept::NoChain),
+                // A head above it is another manifest, of which this object says nothing.
                 Some(chain) if *number < chain.head => Verdict::Garbage(Garbage::Superseded),
                 Some(_) => Verdict::Live(Live::Retired),
             },
@@ -221,6 +229,7 @@ impl View {
     fn job_record(&self, number: u64) -> Verdict {
         match &self.job {
             Some(newest) if number + KEPT_RECORDS <= newest.number => Verdict::Garbage(Garbage::Superseded),
+            // Also without any record of the job: there is nothing to compare with then.
             _ => Verdict::Live(Live::JobRecord),
         }
     }
@@ -240,7 +249,11 @@ impl View {
             return Verdict::Live(Live::Named(by.clone()));
         }
         match self.low_waters.get(&instance) {
+            // Above the low water an owner may have the segment uploaded and not yet listed.
             Some((low_water, owner)) if number >= *low_water => Verdict::Kept(Kept::MayBeNamed(owner.clone())),
+            // Below the low water, which the owners have promised, or of an instance that owns no chain any more. The
+            // heads were read after this segment was listed, so in the latter case the owners of its change sets are
+            // fenced.
             _ => Verdict::Garbage(Garbage::Unnamed),
         }
     }
@@ -249,6 +262,7 @@ impl View {
         match self.chains.get(backend) {
             None => Verdict::Kept(Kept::NoChain),
             Some(chain) if chain.pages.contains(&(epoch, id)) => Verdict::Live(Live::Named(backend.clone())),
+            // The epoch of the page has a successor, so its owner is fenced and names no further page.
             Some(chain) if epoch < chain.epoch.number => Verdict::Garbage(Garbage::Outdated(epoch)),
             // This also covers pages of a failed opener of that epoch, since the manifest that it would have made
             // exists already.
@@ -267,6 +281,8 @@ impl View {
         match SnapshotFile::parse(file.as_str()) {
             None => Verdict::Unknown,
             Some((epoch, _)) if epoch < chain.epoch.number => Verdict::Garbage(Garbage::Outdated(epoch)),
+            // The low water is a promise of this instance. Files of another instance under the same epoch go when the
+            // epoch has a successor.
             Some((epoch, number)) if epoch == chain.epoch.number && instance == chain.instance => {
                 if number < chain.snapshot_low_water {
                     Verdict::Garbage(Garbage::Unnamed)
@@ -280,18 +296,21 @@ impl View {
 
     fn manifest(&self, backend: &BackendId, number: u64) -> Verdict {
         let Some(chain) = self.chains.get(backend) else { return Verdict::Kept(Kept::NoChain) };
+        // The chain may have moved on since it was read, so numbers above the head are manifests, too.
         if number >= chain.head {
             return Verdict::Live(Live::Head);
         }
         if let Some(why) = self.fences.get(backend).and_then(|fences| fences.get(&number)) {
             return Verdict::Live(why.clone());
         }
+        // A reader that listed the chain a moment ago still finds one of the newest manifests.
         if number + KEPT_MANIFESTS > chain.head {
             return Verdict::Live(Live::Recent);
         }
         match chain.older.get(&number) {
             Some(_) => Verdict::Garbage(Garbage::Superseded),
             None if chain.told.has(number) => Verdict::Live(Live::Fence),
+            // It may have opened an epoch. Then its number must not become free, so an unreadable manifest stays.
             None => Verdict::Kept(Kept::Unreadable),
         }
     }

@@ -44,10 +44,12 @@ impl Lease {
         random: &Random,
         retry: Retry,
     ) -> Result<Option<Self>, SweepError> {
+        // By the store's clock, and before the listing: the clocks of daemons may differ by more than a term.
         let now_ms = store_time(store, job, random, retry).await?;
         let mut older = vec![];
         for meta in store.list(&layout::sweep_leases(job), retry).await? {
             let Some(ObjectName::SweepLease { number, .. }) = ObjectName::parse(&meta.path) else { continue };
+            // One lease in force is enough. The older ones are deleted by its holder.
             if is_in_force(meta.modified_ms, now_ms, term) {
                 return Ok(None);
             }
@@ -59,6 +61,7 @@ impl Lease {
         let payload = PutPayload::from(random.uuid().to_string());
         match store.create(&path, payload, retry).await? {
             Created::New | Created::Identical => Ok(Some(Self { job: job.clone(), now_ms, older })),
+            // Another daemon took this number at the same moment, and sweeps.
             Created::Conflict => Ok(None),
         }
     }

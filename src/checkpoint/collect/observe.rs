@@ -72,8 +72,9 @@ struct PageContents {
 impl<'a> Observer<'a> {
     /// An observer of `job`, whose objects were listed as `listed`.
     pub(super) fn new(
-        (store, seen_ahead): (&'a Store, &'a mut FirstSeen),
+        store: &'a Store,
         job: &'a Name,
+        seen_ahead: &'a mut FirstSeen,
         listed: &[(ObjectMeta, Option<ObjectName>)],
         retry: Retry,
     ) -> Self {
@@ -93,6 +94,8 @@ impl<'a> Observer<'a> {
         };
         for (meta, name) in listed {
             if let Some(ObjectName::Manifest { backend, number }) = name {
+                // A head below a manifest that was listed here must not be believed: a listing may be older than the
+                // one before.
                 observer.saw(backend, *number);
                 observer.listed.entry(backend.clone()).or_default().insert(*number, meta.modified_ms);
             }
@@ -117,6 +120,8 @@ impl<'a> Observer<'a> {
     /// Reads every chain's head with the pages that it names, then the pins. `now_ms` is the time by the store's clock
     /// when the sweep began. Cancel-safe.
     pub(super) async fn observe(&mut self, now_ms: TimeMs) -> Result<View, SweepError> {
+        // Listed anew for each view, so that a chain that was opened meanwhile is found. Two views that miss the same
+        // new chain would call what it imports garbage.
         let objects = self.store.list(&layout::operators(self.job), self.retry).await?;
         for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
             match name {
@@ -138,6 +143,7 @@ impl<'a> Observer<'a> {
         self.heads.clear();
         for (backend, head) in backends.into_iter().zip(heads) {
             let mut chain = match head {
+                // The damaged head names nothing, so there are no pages to follow and no head to keep.
                 Found::Retired(number) => Chain::retired(number),
                 Found::Head(head) => {
                     let manifest = self.newest(&backend, head.map(|head| *head))?;
@@ -151,6 +157,9 @@ impl<'a> Observer<'a> {
             chain.older = older.into_iter().filter(|(number, _)| *number < chain.head).collect();
             chains.insert(backend, chain);
         }
+        // Ordering: 1. chains, 2. the job's record, 3. pins. A pin that is not durable when the pins are listed counts
+        // only if its source's head retains the checkpoint later than this view read that head. So the view saw its
+        // objects named.
         let record = job::newest(self.store, self.job, self.retry).await?;
         Ok(View::new(chains, self.pins(now_ms).await?).with_job(record))
     }
@@ -158,8 +167,10 @@ impl<'a> Observer<'a> {
     /// Reads the existing pins.
     async fn pins(&mut self, now_ms: TimeMs) -> Result<Pins, SweepError> {
         let mut pins = Pins::default();
-        for (id, touched_ms) in pins::list((self.store, self.seen_ahead), self.job, now_ms, self.retry).await? {
+        for (id, touched_ms) in pins::list(self.store, self.job, self.seen_ahead, now_ms, self.retry).await? {
+            // A pin never changes, so one read is enough for all views of this sweep.
             if !self.pinned.contains_key(&id) {
+                // A pin that is gone is not added, so the view calls it released.
                 let Some(read) = pins::read(self.store, self.job, id, self.retry).await? else { continue };
                 let held = match read {
                     pins::Contents::Unknown => None,
@@ -206,6 +217,8 @@ impl<'a> Observer<'a> {
 
     /// Checks that a chain's head is not older than one that was seen before.
     fn newest(&mut self, backend: &BackendId, head: Option<Manifest>) -> Result<Manifest, SweepError> {
+        // A store, or somebody with a tool, may show an older state of the chain. Objects that only the vanished head
+        // names would be called garbage, so the sweep ends instead.
         let seen = self.seen.get(backend).copied().unwrap_or_default();
         let head = head
             .filter(|head| head.number >= seen)
@@ -225,6 +238,8 @@ impl<'a> Observer<'a> {
             // Another sweep may delete objects that a later manifest has dropped.
             let now = chain::read_head(self.store, &head.backend, self.retry).await?.map(|head| head.manifest);
             let now = self.newest(&head.backend, now)?;
+            // The head still names the page that is missing. Judging on would treat the objects below the page as
+            // unnamed.
             if now.number == head.number {
                 return Err(SweepError::PageMissing { object: missing, backend: head.backend });
             }
@@ -235,12 +250,16 @@ impl<'a> Observer<'a> {
 
     /// Follows `head` through its pages; or returns the path of a missing page.
     async fn expand(&mut self, head: &Manifest) -> Result<Result<Chain, String>, SweepError> {
+        // Built anew for each head: names of a head that was given up must not stay, and missing ones must not be
+        // carried over.
         let mut chain = Chain::new(head);
         // Pages of attachments name no further objects.
         let attached = head.checkpoints.iter().filter_map(|record| record.attachment.page());
         chain.pages.extend(attached.map(|page| (page.home.epoch, page.uuid)));
         let own = Named { origin: &head.backend, is_import: false, may_lack: false };
         let past = head.epochs.iter().flat_map(|record| &record.contents.past);
+        // The pasts of all epochs that the head records, and not of the present one alone: retained checkpoints of
+        // earlier epochs need theirs.
         let pages = past.chain(head.runs.values().flat_map(|run| &run.pages)).copied().collect();
         if let Err(missing) = self.pages(&mut chain, &own, pages).await? {
             return Ok(Err(missing));
@@ -250,6 +269,8 @@ impl<'a> Observer<'a> {
         }
         for import in &head.imports {
             let is_needed = |record| head.contents(record).imports.contains(&import.uuid);
+            // An owner whose import did not count gives up with its opening manifest as the head. If the owner goes on,
+            // its next manifest has `opens_epoch` unset, and a missing page is a fault again.
             let may_lack = head.opens_epoch && !head.checkpoints.iter().any(is_needed);
             let named = Named { origin: &import.origin, is_import: true, may_lack };
             if let Err(missing) = self.pages(&mut chain, &named, import.pages().collect()).await? {
@@ -270,6 +291,8 @@ impl<'a> Observer<'a> {
         mut open: Vec<PageRef>,
     ) -> Result<Result<(), String>, SweepError> {
         while !open.is_empty() {
+            // A page never changes, so one read is enough for all heads and views of this sweep. Successive heads share
+            // most of their pages.
             let new = open.iter().filter(|page| !self.pages.contains_key(&page.uuid));
             let reads: Vec<_> = new.map(|page| read_page(self.store, named.origin, *page, self.retry)).collect();
             let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
@@ -284,10 +307,12 @@ impl<'a> Observer<'a> {
             for page in open {
                 let Some(contents) = self.pages.get(&page.uuid) else { continue };
                 if named.is_import {
+                    // By its full name, since the page lies in another chain than this one.
                     chain.imported.insert(page.name(named.origin));
                 } else {
                     chain.pages.insert((page.home.epoch, page.uuid));
                 }
+                // Segments belong to the job and not to a chain, so it does not matter here by which chain they came.
                 chain.segments.extend(contents.segments.iter().copied());
                 below.extend(contents.pages.iter().copied());
             }
@@ -303,6 +328,7 @@ impl<'a> Observer<'a> {
         named: &Named<'_>,
         bases: &[Materialization],
     ) -> Result<Result<(), String>, SweepError> {
+        // Like pages, indexes are read once.
         let new = bases.iter().filter(|base| !self.bases.contains_key(&base.uuid));
         let reads: Vec<_> = new.map(|base| read_base(self.store, named.origin, base, self.retry)).collect();
         let read: Vec<_> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
@@ -348,11 +374,15 @@ async fn read_head(store: &Store, backend: BackendId, retired: Option<u64>, retr
 /// one, it and the next one are read, too. Pure.
 fn untold(listed: &BTreeMap<u64, TimeMs>, head: &Manifest) -> BTreeSet<u64> {
     let mut untold = BTreeSet::new();
+    // Each listed manifest beside the one that is listed after it.
     let next = listed.iter().skip(1).map(Some).chain([None]);
     for ((number, made_ms), next) in listed.range(..head.number).zip(next) {
         if !head.fences.has(*number) {
             untold.insert(*number);
         } else if let Some((next, next_ms)) = next
+            // Numbers are used in the order of time. A manifest that is younger than its successor was created late,
+            // below the head, by a writer that did not know that it was fenced; then the head's statement is not about
+            // this object.
             && made_ms > next_ms
         {
             untold.extend([*number, *next].into_iter().filter(|number| *number < head.number));
@@ -374,6 +404,7 @@ async fn read_older(
         Err(StoreError::NotFound { .. }) => None,
         Err(error) => return Err(error.into()),
     };
+    // A copy under another name would be taken for the opener of an epoch, or hide one.
     let manifest = manifest.filter(|manifest| manifest.number == number && manifest.backend == backend);
     Ok((number, manifest))
 }
@@ -398,7 +429,9 @@ async fn read_page(
             pages: stretches.into_iter().flat_map(|stretch| stretch.run.pages).collect(),
         },
         Ok(Page::Pages(pages)) => PageContents { segments: vec![], pages },
+        // Attachments name no objects.
         Ok(Page::Attachments(_)) => PageContents::default(),
+        // Nothing is deleted then: the damaged page names objects that nobody can list.
         Err(source) => return Err(SweepError::PageDamaged { object: path.to_string(), source }),
     };
     Ok((page, Some(contents)))

@@ -48,6 +48,7 @@ pub(super) enum Contents {
 impl Pins {
     /// Adds a pin that was made, or renewed last, at `touched_ms`. The present time is `now_ms`.
     pub(super) fn add(&mut self, id: Uuid, held: Held, touched_ms: TimeMs, now_ms: TimeMs) {
+        // Saturates: a time ahead of `now_ms` is as young as can be.
         self.known.insert(id, now_ms.saturating_sub(touched_ms) >= held.lease_ms);
         self.segments.extend(held.segments.into_iter().map(|segment| (segment, id)));
         self.objects.extend(held.objects.into_iter().map(|object| (object, id)));
@@ -118,8 +119,9 @@ pub(super) fn chain_of(pin: &Pin) -> Chain {
 
 /// The pins of `job`, each with the time when it was made or renewed last, by the store's clock, which shows `now_ms`.
 pub(super) async fn list(
-    (store, seen): (&Store, &mut FirstSeen),
+    store: &Store,
     job: &Name,
+    seen: &mut FirstSeen,
     now_ms: TimeMs,
     retry: Retry,
 ) -> Result<BTreeMap<Uuid, TimeMs>, SweepError> {
@@ -129,11 +131,16 @@ pub(super) async fn list(
             pins.insert(id, seen.time_of(&meta, now_ms));
         }
     }
+    // Most jobs have no pin, and are spared the second listing. Renewals without a pin are garbage.
     if pins.is_empty() {
         return Ok(pins);
     }
+    // Ordering: renewals are listed after the pins. A renewal that comes between the two listings is seen, and the pin
+    // counts as younger than it was. In the other order, a pin that was renewed between the listings would look as if
+    // its lease were over.
     for meta in store.list(&layout::renewals(job), retry).await? {
         if let Some(ObjectName::PinRenewal { id, .. }) = ObjectName::parse(&meta.path)
+            // A renewal of a pin that is gone does not bring it back.
             && let Some(touched) = pins.get_mut(&id)
         {
             *touched = seen.time_of(&meta, now_ms).max(*touched);
@@ -147,6 +154,7 @@ pub(super) async fn read(store: &Store, job: &Name, id: Uuid, retry: Retry) -> R
     let path = ObjectName::Pin { job: job.clone(), id }.path();
     let decoded = match store.get_checked(&path, retry, |bytes| Pin::decode(job, bytes)).await {
         Ok(decoded) => decoded,
+        // Released or revoked since the listing.
         Err(StoreError::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };

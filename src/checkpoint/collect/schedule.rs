@@ -69,6 +69,7 @@ impl Collector {
     /// The first sweep comes at a random moment within the interval, so that daemons do not all begin together.
     /// Cancel-safe: if dropped, a part of the garbage may be deleted.
     pub async fn run(mut self, jobs: impl Fn() -> BTreeSet<Name> + Send) {
+        // Daemons of a job start together, and would otherwise contend for each lease.
         sleep(self.options.interval.mul_f64(self.random.fraction())).await;
         loop {
             for job in self.roster.due(jobs(), Instant::now(), self.options.grace) {
@@ -100,6 +101,7 @@ impl Collector {
                 return;
             }
         }
+        // Only after a success, or after another daemon's turn. A job whose last sweep failed stays on the roster.
         if self.roster.swept(job) {
             self.seen.remove(job);
             self.metrics.forgotten(job);
@@ -113,6 +115,7 @@ impl Collector {
         let options = SweepOptions { grace: self.options.grace, now_ms: lease.now_ms, delete: true };
         let seen = self.seen.entry(job.clone()).or_default();
         let swept = sweep_on(&self.store, job, &options, seen, retry).await;
+        // Also after a failed sweep: this lease is the newest, and the older ones say nothing more.
         lease.supersede(&self.store, retry).await;
         swept.map(Some)
     }
@@ -128,9 +131,11 @@ impl Roster {
     fn due(&mut self, open: BTreeSet<Name>, now: Instant, grace: Duration) -> Vec<Name> {
         for (job, closed) in &mut self.0 {
             if !open.contains(job) {
+                // The first call that misses the job dates its closing; later ones must not postpone the last sweep.
                 closed.get_or_insert(now);
             }
         }
+        // Replaces the time of closing of a job that has opened again.
         self.0.extend(open.into_iter().map(|job| (job, None)));
         let is_due = |closed: &Option<Instant>| closed.is_none_or(|since| since + grace <= now);
         self.0.iter().filter(|(_, closed)| is_due(closed)).map(|(job, _)| job.clone()).collect()

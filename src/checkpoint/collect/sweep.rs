@@ -165,6 +165,7 @@ pub async fn sweep_on(
 ) -> Result<SweepReport, SweepError> {
     // Order: 1. list, 2. read the heads, 3. list the pins. The proof on the front page depends on it: everything that
     // can name a listed object was there when the object was listed.
+    // The listing tells which objects there are to judge. Whatever is created later is not judged by this sweep.
     let objects = store.list(&layout::job(job), retry).await?;
     let listed: Vec<_> = objects
         .into_iter()
@@ -176,8 +177,9 @@ pub async fn sweep_on(
     let names: BTreeSet<ObjectName> = listed.iter().filter_map(|(_, name)| name.clone()).collect();
     let young: BTreeSet<Path> =
         listed.iter().filter(|(meta, _)| is_young(options, meta, seen)).map(|(meta, _)| meta.path.clone()).collect();
-    let mut observer = Observer::new((store, seen), job, &listed, retry);
+    let mut observer = Observer::new(store, job, seen, &listed, retry);
     let mut view = observer.observe(options.now_ms).await?;
+    // A pin of a later version may read a chain that looks retired, so none is retired then.
     let retired = if view.pins().has_unknown() { vec![] } else { generation::retired(observer.heads()) };
     if options.delete && !retired.is_empty() {
         for chain in &retired {
@@ -186,9 +188,12 @@ pub async fn sweep_on(
         view = observer.observe(options.now_ms).await?;
     }
     if options.delete {
+        // Only after the retirement is durable and was observed. If the object came first and the retirement failed, a
+        // damaged head beside it would be passed over although it names objects.
         say_retired(store, &observer, retry).await?;
     }
     let judge = |view: &View, (meta, name): &(ObjectMeta, Option<ObjectName>)| match name {
+        // Whether a target exists is asked of the first listing, as for everything else.
         Some(name) => view.judge(name, young.contains(&meta.path), |other| names.contains(other)),
         None => Verdict::Unknown,
     };
@@ -201,14 +206,19 @@ pub async fn sweep_on(
     if options.delete {
         let mut garbage: Vec<_> =
             findings.iter_mut().zip(&listed).filter(|(finding, _)| finding.verdict.is_garbage()).collect();
+        // In batches, so that a long sweep does not rely on views that are hours old.
         for batch in garbage.chunks_mut(BATCH_OBJECTS) {
             // 4. Right before each batch, look again. If two views say garbage and no chain was opened between them, no
             //    owner can name the objects again. 5. Only then delete.
+            // If chains are opened all the time, no two views agree, and the batch is left: nothing is deleted in
+            // doubt.
             for _ in 0..SETTLE_ATTEMPTS {
                 let now = observer.observe(options.now_ms).await?;
                 let is_settled = now.is_of_the_same_owners(&view);
                 for (finding, object) in batch.iter_mut() {
                     let (before, verdict) = (judge(&view, object), judge(&now, object));
+                    // Noted before the deletion: if that fails, the whole sweep returns an error, and this report is
+                    // dropped.
                     finding.deleted = is_settled && before.is_garbage() && verdict.is_garbage();
                     finding.verdict = if verdict.is_garbage() { before } else { verdict };
                 }
@@ -229,13 +239,19 @@ pub async fn sweep_on(
 async fn retire(store: &Store, chain: &Retired, retry: Retry) -> Result<(), SweepError> {
     let Some(head) = chain::read_head(store, &chain.backend, retry).await? else { return Ok(()) };
     // The chain must be as it was found, or further behind; only an opener raises the attempt.
+    // Read again right before the retirement, since the view may be old. Whoever comes after this read conflicts in the
+    // chain.
     if head.manifest.owner().attempt > chain.attempt || head.manifest.checkpoints.iter().any(|record| record.pinned) {
         return Ok(());
     }
+    // Only the checkpoints that were found: one that came since may be needed.
     let going = |record: &CheckpointRecord| chain.going.contains(&record.identity);
+    // The nil UUID makes the bytes the same for two sweeps that retire the chain at once. The second finds its own
+    // bytes there, which counts as success.
     let Some(manifest) = generation::retirement(&head, chain.attempt, Uuid::nil(), going) else { return Ok(()) };
     match chain::append(store, &manifest, retry).await {
         Ok(_) => tracing::info!(backend = %chain.backend, "retired the chain of a subtask that vanished"),
+        // An opener was first. The chain is in use, and the next sweep looks at it again.
         Err(ChainError::Fenced { .. }) => {}
         Err(error) => return Err(error.into()),
     }

@@ -93,6 +93,8 @@ pub(super) fn is_bearable(kind: Kind, message: &[u8]) -> bool {
 /// refuses them.
 fn weight(mut message: &[u8], fields: &[Field]) -> usize {
     let mut weight = 0_usize;
+    // Walks the message without decoding it, so it takes no memory itself. The recursion below is as deep as the
+    // constant tables, and not as deep as the message.
     while let Ok((number, wire)) = decode_key(&mut message) {
         let length = match wire {
             WireType::Varint => decode_varint(&mut message).ok().map(|_| 0),
@@ -106,6 +108,7 @@ fn weight(mut message: &[u8], fields: &[Field]) -> usize {
         let Some((element, rest)) = length.and_then(|length| message.split_at_checked(length)) else { break };
         message = rest;
         if let Some(field) = fields.iter().find(|field| field.number == number && wire == WireType::LengthDelimited) {
+            // Per element and not per byte: an empty element takes two bytes here and a whole struct in memory.
             weight = weight.saturating_add(field.bytes);
             // An element without heavy fields may be a string, whose bytes are not a message.
             if !field.below.is_empty() {

@@ -140,6 +140,31 @@ pub(super) struct Actor {
     now: Instant,
 }
 
+/// An owner that is about to open.
+pub(super) struct Opening {
+    pub(super) number: u64,
+    /// The daemon instance that it is on.
+    pub(super) instance: usize,
+    /// The manifest that it opens with.
+    pub(super) manifest: Manifest,
+    /// Pages that are written before the manifest.
+    pub(super) before: Vec<NewPage>,
+    /// The contents that it begins with.
+    pub(super) began: Truth,
+    /// The id of the checkpoint that its engine restored; 0 for none.
+    pub(super) last_id: u64,
+}
+
+/// The two pieces of a materialization.
+#[derive(Debug, Clone, Copy)]
+struct Pieces {
+    /// The sqn of the first one.
+    from: Sqn,
+    /// The sqn of the last one.
+    complete_at: Sqn,
+    has_contents: bool,
+}
+
 /// The result of one step of a publication.
 pub(super) enum Progress {
     UnderWay,
@@ -150,14 +175,9 @@ pub(super) enum Progress {
 }
 
 impl Actor {
-    /// An owner that will open with `manifest`, after `before` was written.
-    pub(super) fn new(
-        stage: &Stage,
-        (number, instance): (u64, usize),
-        (manifest, before): (Manifest, Vec<NewPage>),
-        (began, last_id): (Truth, u64),
-        scope: &Scope,
-    ) -> Self {
+    /// The owner of `opening`, whose manifest is under way.
+    pub(super) fn new(stage: &Stage, opening: Opening, scope: &Scope) -> Self {
+        let Opening { number, instance, manifest, before, began, last_id } = opening;
         let parts = manifest.shape.key_groups.parts(128).collect();
         let is_claimed = !scope.no_claim || manifest.owner().restored.is_none();
         let begins = Beginning {
@@ -420,26 +440,21 @@ impl Actor {
             self.making = Some(Making { from: complete_at, sent: None });
             return;
         };
-        let sent = self.make(instance, (from, complete_at), None, false);
+        let sent = self.make(instance, Pieces { from, complete_at, has_contents: false }, None);
         self.making = Some(Making { from, sent: Some(sent) });
     }
 
     /// Sends the files of a materialization: two empty pieces of a log's base, or two pieces of a snapshot. One of
     /// these may be `known`.
-    fn make(
-        &mut self,
-        instance: &Instance,
-        (from, complete_at): (Sqn, Sqn),
-        known: Option<&Made>,
-        has_contents: bool,
-    ) -> Sent {
+    fn make(&mut self, instance: &Instance, pieces: Pieces, known: Option<&Made>) -> Sent {
+        let Pieces { from, complete_at, has_contents } = pieces;
         let file = |number, kind: &str, bytes: usize| {
             let name = SnapshotFile::name(self.epoch(), number, kind);
             SnapshotFile { instance: instance.id, name, bytes: bytes as u64 }
         };
         let data = has_contents.then(|| file(self.files, "data", 1));
         let used = known.and_then(|known| known.piece.clone()).or_else(|| data.clone());
-        let index = BaseIndex::new([piece((64, 95), from, data.clone()), piece((96, 127), complete_at, used.clone())]);
+        let index = BaseIndex::new([piece(64..=95, from, data.clone()), piece(96..=127, complete_at, used.clone())]);
         let bytes = index.expect("the pieces cover the range").encode();
         let number = self.files + u64::from(has_contents);
         let (index, uuid) = (file(number, "index", bytes.len()), uuid(self.number, 200 + number));
@@ -480,7 +495,10 @@ impl Actor {
         let known = newest.or_else(|| self.snapshots[&id].known.clone());
         let state = match turn.expect("it is being made") {
             Turn::Durable(base) => Snap::Durable(base),
-            Turn::Works => Snap::Sent(self.make(instance, (cut, cut), known.as_ref(), true)),
+            Turn::Works => {
+                let pieces = Pieces { from: cut, complete_at: cut, has_contents: true };
+                Snap::Sent(self.make(instance, pieces, known.as_ref()))
+            }
         };
         self.snapshots.get_mut(&id).expect("it is being made").state = state;
     }

@@ -1,6 +1,9 @@
 //! Materializations of the exploration, and their files.
 
-use std::hash::{Hash, Hasher};
+use std::{
+    hash::{Hash, Hasher},
+    ops::RangeInclusive,
+};
 
 use uuid::Uuid;
 
@@ -62,7 +65,8 @@ impl Made {
 }
 
 /// A piece of the state; without a file it is empty.
-pub(super) fn piece((first, last): (u32, u32), sqn: Sqn, file: Option<SnapshotFile>) -> Piece {
+pub(super) fn piece(key_groups: RangeInclusive<u32>, sqn: Sqn, file: Option<SnapshotFile>) -> Piece {
+    let (first, last) = key_groups.into_inner();
     let last = if file.is_some() { first } else { last };
     let key_groups = KeyGroupRange::new(first, last).unwrap();
     let block = file.map(|file| PieceBlock {

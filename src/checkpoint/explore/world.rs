@@ -11,7 +11,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    actor::{Actor, Phase, Progress, Snap, Truth, place_of},
+    actor::{Actor, Opening, Phase, Progress, Snap, Truth, place_of},
     instance::{Instance, uuid},
     reader::Reader,
     scope::{Scope, Step},
@@ -424,8 +424,8 @@ impl World {
         let bounds = if self.left.folds { SETTLED } else { Bounds::SETTLED };
         let before = manifest.settle(&bounds, || Uuid::from_u128(number.into()));
         // The engine goes on from the checkpoint that it restored, so it uses ids again.
-        let began = (began, restored.map_or(0, |record| record.identity.id));
-        let owner = Actor::new(stage, (number, instance), (manifest, before), began, &self.left);
+        let last_id = restored.map_or(0, |record| record.identity.id);
+        let owner = Actor::new(stage, Opening { number, instance, manifest, before, began, last_id }, &self.left);
         self.prints.push(owner.fingerprint());
         self.owners.push(Arc::new(owner));
         self.know_pages(self.owners.len() - 1);

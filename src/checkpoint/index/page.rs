@@ -64,6 +64,8 @@ impl Page {
     pub fn decode(job: &Name, reference: &PageRef, bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let (page, home, uuid) = Self::read(job, bytes)?;
         let (level, crc, range, totals) = (page.level(), envelope::crc_of(bytes), page.range(), page.totals());
+        // The whole reference is compared, and not the checksum alone: sums and ranges of references decide which pages
+        // a reader opens and how long it expects to take, so they have to be true.
         if *reference != (PageRef { uuid, home, level, range, crc, totals }) {
             return Err(EnvelopeError::Contents("not the page that its reference means".to_owned()));
         }
@@ -84,6 +86,7 @@ impl Page {
     pub fn level(&self) -> u32 {
         match self {
             Self::Handles(_) | Self::Past(_) | Self::Attachments(_) => 1,
+            // All pages in it are of one level, as `check` makes sure.
             Self::Pages(pages) => pages.first().map_or(1, |page| page.level) + 1,
         }
     }
@@ -113,6 +116,8 @@ fn decode(job: &Name, message: &store::Page) -> Result<(Page, Home, Uuid), &'sta
     let uuid = Uuid::from_slice(&message.uuid).map_err(|_| "a malformed UUID")?;
     let home = Home { subtask: message.home_subtask, epoch: message.home_epoch };
     let store::Page { pages, handles, past, attachments, .. } = message;
+    // Exactly one list has entries. A page of two kinds would be read as one of them, and the entries of the other be
+    // lost.
     let page = match (pages.is_empty(), handles.is_empty(), past.is_empty(), attachments.is_empty()) {
         (true, false, true, true) => {
             Page::Handles(handles.iter().map(|handle| decode_handle(job, handle)).collect::<Result<_, _>>()?)
@@ -179,6 +184,7 @@ fn encode_stretch(stretch: &Stretch) -> store::Stretch {
 fn decode_stretch(job: &Name, message: &store::Stretch) -> Result<Stretch, &'static str> {
     let source = message.source.as_ref().ok_or("a stretch without source")?;
     let run = message.run.as_ref().ok_or("a stretch without run")?;
+    // Sequence numbers of the source would otherwise be looked up in a run that cannot have them.
     if run.epoch != source.epoch {
         return Err("a stretch whose run is of another epoch");
     }
@@ -191,6 +197,7 @@ pub(in crate::checkpoint) fn encode_source(source: &Source) -> store::Source {
 
 pub(in crate::checkpoint) fn decode_source(message: &store::Source) -> Result<Source, &'static str> {
     let source = Source { epoch: message.epoch, from: Sqn(message.from), to: Sqn(message.to) };
+    // A range over two epochs could not be looked up in one run.
     if !source.range().is_of(source.epoch) {
         return Err("a source that is no part of its epoch");
     }
@@ -217,6 +224,7 @@ fn decode_page_refs(pages: &[store::PageRef]) -> Result<Vec<PageRef>, &'static s
 }
 
 pub(in crate::checkpoint) fn decode_page_ref(page: &store::PageRef) -> Result<PageRef, &'static str> {
+    // `Page::level` adds to it, where a forged one would overflow.
     if !(1..=MAX_LEVEL).contains(&page.level) {
         return Err("a page of a level that there is not");
     }
@@ -270,6 +278,7 @@ pub(super) fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result
     if range.is_empty() {
         return Err("a change set with an empty range");
     }
+    // A change set has at least one change, so an inlined one is never empty.
     let place = if handle.inline.is_empty() {
         let instance = Uuid::from_slice(&handle.instance).map_err(|_| "a malformed UUID")?;
         Place::Segment(SegmentId { job: job.clone(), instance, number: handle.segment })
@@ -278,6 +287,7 @@ pub(super) fn decode_handle(job: &Name, handle: &store::SegmentHandle) -> Result
     };
     let blocks: Vec<BlockHandle> =
         handle.blocks.iter().map(|block| decode_block(&place, block)).collect::<Result<_, _>>()?;
+    // Disjoint key groups let a reader replay the blocks one after the other: a key's changes all lie in one of them.
     if blocks.is_empty() || !blocks.is_sorted_by(|one, next| one.key_groups.last() < next.key_groups.first()) {
         return Err("a change set without blocks, or with blocks whose key groups overlap");
     }
@@ -296,9 +306,11 @@ fn decode_block(place: &Place, block: &store::Block) -> Result<BlockHandle, &'st
         key_groups: KeyGroupRange::stored(block.key_group_first, block.key_group_last)
             .map_err(|_| "a malformed range of key groups")?,
     };
+    // Before any reader takes memory by these lengths.
     block.compression.check(u64::from(block.stored_length), u64::from(block.length))?;
     let end = block.stored_range().map(|range| range.end);
     let is_there = match place {
+        // Nobody knows here how long the segment is; only that the end can be computed.
         Place::Segment(_) => end.is_some(),
         Place::Inline(bytes) => end.is_some_and(|end| end <= bytes.len() as u64),
     };

@@ -11,13 +11,12 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, OperatorCheckpoint, Seen, chain,
-    choose::is_alone, defer::shall_decide, read_heads,
+    ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Opener, OperatorCheckpoint, Records,
+    defer::shall_decide, read_heads,
 };
 use crate::{
     checkpoint::manifest::Manifest,
-    object::{Retry, Store},
-    types::{Attempt, BackendId, CheckpointId},
+    types::{BackendId, CheckpointId},
 };
 
 /// How a subtask names the checkpoint that it begins with.
@@ -38,23 +37,20 @@ impl Named {
     }
 }
 
-/// The checkpoint that `backend`, one of `parallelism` subtasks, begins with when it opens with `attempt` and names it;
-/// `None` if no such checkpoint is retained. `seen` is the newest record that the caller knows; it becomes the new
-/// record if one is made. Cancel-safe.
+/// The checkpoint that `opener` begins with when it names it; `None` if no such checkpoint is retained. Cancel-safe.
 ///
 /// # Errors
 /// If the attempt restores another checkpoint, or is outdated; or if the id means checkpoints of several attempts, and
 /// the job has none of them whole.
 pub async fn agree(
-    store: &Store,
-    (backend, parallelism): (&BackendId, u32),
-    attempt: Attempt,
-    (named, seen): (Named, &mut Seen),
-    retry: Retry,
+    records: &mut Records<'_>,
+    opener: Opener<'_>,
+    named: Named,
 ) -> Result<Option<JobCheckpoint>, JobError> {
+    let Opener { backend, attempt, .. } = opener;
     let job = &backend.job;
     for _ in 0..ATTEMPTS {
-        let record = seen.get(store, job, retry).await?;
+        let record = records.newest(job).await?;
         if let Some(newest) = record.as_ref().filter(|newest| newest.attempt > attempt) {
             return Err(JobError::Outdated { job: job.clone(), attempt, newer: newest.attempt });
         }
@@ -67,30 +63,30 @@ pub async fn agree(
         {
             return Ok(Some(chosen));
         }
-        if chosen.is_none() && !shall_decide(store, (backend, parallelism), attempt, (seen, retry)).await? {
+        // Another daemon decides, or has decided meanwhile; the next round follows its record.
+        if chosen.is_none() && !shall_decide(records, opener).await? {
             continue;
         }
         // An announcement may be the newest by now.
-        let record = seen.get(store, job, retry).await?;
-        let heads = read_heads(store, job, retry).await?;
+        let record = records.newest(job).await?;
+        let heads = read_heads(records.store, job, records.retry).await?;
         let found = meant(backend, &heads, named)?;
         let Some(Meant { checkpoint, is_whole }) = found else { return Ok(None) };
-        if let Some(chosen) =
-            chosen.filter(|_| checkpoint.attempt != attempt && !is_alone(&heads, backend, parallelism))
-        {
+        if let Some(chosen) = chosen.filter(|_| checkpoint.attempt != attempt && !opener.is_alone(&heads)) {
             return Err(JobError::ChosenOther { job: job.clone(), chosen, asked: checkpoint });
         }
+        // A subtask that comes back within its attempt begins with a checkpoint that this attempt itself made. The
+        // choice of the attempt stays, as the other subtasks began with it.
         let comes_back = checkpoint.attempt == attempt && chosen.is_some();
+        // Not recorded: a checkpoint that the job does not have whole concerns no other subtask.
         if !is_whole || comes_back {
             return Ok(Some(checkpoint));
         }
         let spoilt = record.as_ref().map_or_else(Vec::new, |record| record.spoilt.clone());
         let next = JobRecord::undeclared(record.as_ref(), attempt, Beginning::Chosen(Some(checkpoint)), spoilt);
-        if chain::append(store, job, &next, retry).await? {
-            seen.made(next);
+        if records.append(job, &next).await? {
             return Ok(Some(checkpoint));
         }
-        seen.forget();
     }
     Err(JobError::Contended(job.clone()))
 }
@@ -112,6 +108,7 @@ fn meant(backend: &BackendId, heads: &[Manifest], named: Named) -> Result<Option
     if let Some(checkpoint) = found.iter().rev().copied().find(|checkpoint| is_whole(&view, *checkpoint)) {
         return Ok(Some(Meant { checkpoint, is_whole: true }));
     }
+    // No attempt has the checkpoint whole. If only one attempt has parts of it, the id still means one checkpoint.
     let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (None, _) => Ok(None),
@@ -132,7 +129,10 @@ fn is_whole(view: &JobView, checkpoint: JobCheckpoint) -> bool {
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
-    use crate::{checkpoint::job::tests::head, types::Name};
+    use crate::{
+        checkpoint::job::tests::head,
+        types::{Attempt, Name},
+    };
 
     fn of(operator: &str, mut head: Manifest) -> Manifest {
         head.backend.operator = Name::new(operator).unwrap();

@@ -36,6 +36,8 @@ pub async fn newer(store: &Store, job: &Name, seen: u64, retry: Retry) -> Result
         let newest = newest_number(store, job, retry).await?;
         let Some(number) = newest.filter(|number| *number > seen) else { return Ok(None) };
         let path = ObjectName::JobRecord { job: job.clone(), number }.path();
+        // Never falls back to an older record if the newest is damaged: the newest may be a commit, and a generation
+        // that is derived from the record before it would restore an older checkpoint.
         match store.get_checked(&path, retry, |bytes| JobRecord::decode(bytes)).await {
             Ok(decoded) => {
                 let (job, object) = (job.clone(), path.to_string());
@@ -79,8 +81,13 @@ pub(super) async fn numbers(store: &Store, job: &Name, retry: Retry) -> Result<V
 /// # Errors
 /// The error of the store.
 pub(super) async fn append(store: &Store, job: &Name, record: &JobRecord, retry: Retry) -> Result<bool, JobError> {
+    // The number is that of the record before plus one, so the create succeeds for one of all those who derived from
+    // it.
     let path = ObjectName::JobRecord { job: job.clone(), number: record.number }.path();
     match store.create(&path, PutPayload::from_bytes(record.encode()), retry).await? {
+        // Ordering 1: the record becomes durable. Ordering 2: only then the chain is listed. A writer that was stopped
+        // for long may create a number that a sweep has deleted below newer records; the create alone would look like
+        // success, and the writer would rely on a record that nobody ever reads.
         Created::New | Created::Identical => Ok(newest_number(store, job, retry).await? == Some(record.number)),
         Created::Conflict => Ok(false),
     }

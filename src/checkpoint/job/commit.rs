@@ -61,6 +61,7 @@ impl Report {
 /// its generation is over. This never changes back. Pure.
 #[must_use]
 pub fn is_outdated(record: &JobRecord, report: &Report) -> bool {
+    // Compares attempts first, so reports of earlier attempts are past, too.
     let is_past = |commit: &Commit| report.checkpoint() <= commit.checkpoint;
     let is_over = report.attempt < record.attempt || report.attempt == record.attempt && record.declared.is_none();
     is_over || record.commit.as_ref().is_some_and(is_past)
@@ -77,6 +78,8 @@ pub fn tally(
     let Some(declared) = &record.declared else { return tally };
     let counts = |report: &&Report| {
         let parallelism = declared.operators.get(&report.backend.operator);
+        // A report of a subtask that the declaration does not have must not count: it would stand in for a task that is
+        // missing.
         let is_task = parallelism.is_some_and(|parallelism| report.backend.subtask < *parallelism);
         is_task && report.attempt == record.attempt && !is_outdated(record, report)
     };
@@ -84,6 +87,7 @@ pub fn tally(
         let task = (report.backend.operator.clone(), report.backend.subtask);
         let part = tally.entry(report.checkpoint()).or_default().entry(task).or_insert(report.part);
         debug_assert_eq!(*part, report.part, "a task reports one part of a checkpoint");
+        // If there are two parts nevertheless, all daemons take the same one, whatever the order of the listing.
         *part = report.part.max(*part);
     }
     tally
@@ -95,6 +99,7 @@ pub fn tally(
 pub(super) fn complete(record: &JobRecord, reports: &[Report]) -> Option<Commit> {
     let tasks = record.declared.as_ref()?.tasks();
     let tally = tally(record, reports);
+    // The newest one only. It subsumes the older ones, so committing them first would be two records for the same end.
     let (checkpoint, parts) = tally.into_iter().rev().find(|(_, parts)| parts.len() == tasks)?;
     let mut commit = Commit { checkpoint, parts: BTreeMap::new() };
     for ((operator, _), part) in parts {
@@ -107,6 +112,8 @@ pub(super) fn complete(record: &JobRecord, reports: &[Report]) -> Option<Commit>
 /// The record after `newest` that commits `commit`. Pure.
 #[must_use]
 pub(super) fn committed(newest: &JobRecord, commit: Commit) -> JobRecord {
+    // This is the rule that closes the past: once a later generation is recorded, no commit of an earlier one can be
+    // derived from the newest record.
     assert_eq!(commit.checkpoint.attempt, newest.attempt, "only the newest generation commits");
     let before = newest.commit.as_ref().map(|commit| commit.checkpoint);
     assert!(before.is_none_or(|before| before < commit.checkpoint), "commits ascend");
@@ -135,6 +142,8 @@ pub async fn finish(store: &Store, job: &Name, attempt: Attempt, retry: Retry) -
             return Ok(Finished::Current { record: Box::new(newest), appended: false, reported });
         };
         let checkpoint = commit.checkpoint;
+        // Derived from the record that was read before the reports. If a generation begins in between, it takes the
+        // number, this append fails, and the next round finds the attempt outdated.
         let next = committed(&newest, commit);
         if chain::append(store, job, &next, retry).await? {
             tracing::info!(%job, %checkpoint, number = next.number, "committed a checkpoint");

@@ -61,6 +61,8 @@ pub async fn declare(
             && newest.attempt >= attempt
         {
             let generation = answer(job, newest, attempt, declaration)?;
+            // The caller before may have died between the record and the hold, so any caller of the same declaration
+            // finishes it.
             if !newest.unheld || by.hold(job, newest).await? {
                 return Ok(generation);
             }
@@ -71,6 +73,8 @@ pub async fn declare(
             // generation, after which reports of the old one have no effect, 3. look at the chains again.
             let reports = reports::reported(store, job, newest.attempt, retry).await?;
             if let Some(commit) = commit::complete(newest, &reports) {
+                // Whether it was appended does not matter: the next round reads the newest record, with this commit or
+                // that of another daemon.
                 chain::append(store, job, &commit::committed(newest, commit), retry).await?;
                 continue;
             }
@@ -82,6 +86,8 @@ pub async fn declare(
             Ok(restored) => {
                 let next = generation(newest.as_ref(), attempt, declaration, restored);
                 if chain::append(store, job, &next, retry).await? {
+                    // 3. An opener that read the records before step 2 is in no record yet. Its manifest is there by
+                    // now, or it looks at the records after its manifest and finds this one.
                     by.refuse_overtaken(job, &heads, attempt).await?;
                     reports::delete_outdated(store, job, &next, retry).await;
                     if !next.unheld {
@@ -90,6 +96,7 @@ pub async fn declare(
                 }
             }
             // Others of the same attempt may have declared it, and opened, after the record was read.
+            // The refusal stands only if the record has not changed since the first one.
             Err(error) if refused == Some(number) => return Err(error),
             Err(_) => refused = Some(number),
         }
@@ -123,6 +130,7 @@ pub(super) fn answer(
         return Err(JobError::Outdated { job, attempt, newer: newest.attempt });
     }
     match &newest.declared {
+        // The same declaration comes again if its answer was lost, or from another daemon of the engine.
         Some(declared) if declared == declaration => Ok(Generation::of(newest)),
         Some(declared) => {
             let (declared, asked) = (Box::new(declared.clone()), Box::new(declaration.clone()));
@@ -165,7 +173,10 @@ pub(super) fn restored(
             let name = || attempt.map_or(id.to_string(), |attempt| JobCheckpoint { attempt, id }.to_string());
             Some(found.ok_or_else(|| JobError::NotConsistent(job.clone(), name()))?)
         }
+        // The records decide, and not the chains: a chain may have checkpoints that were never committed.
         (Asked::Latest, Some(_)) => stands_on,
+        // The first declared generation of the job, or the first after an undeclared one. The checkpoints before it are
+        // known by the chains alone.
         (Asked::Latest, None) => match view.latest() {
             Latest::Nothing => None,
             Latest::Checkpoint(newest) => Some(newest),
@@ -182,6 +193,7 @@ pub(super) fn restored(
         let new_operators = new.cloned().collect();
         return Ok(Restored { checkpoint: Some(checkpoint), commit: Some(commit), new_operators });
     }
+    // It is not the newest commit, so its parts are found by the view.
     if view.consistent.contains(&checkpoint) {
         return Ok(Restored { checkpoint: Some(checkpoint), commit: None, new_operators: beyond_view() });
     }
@@ -214,6 +226,8 @@ pub(super) fn generation(
     let spoilt = newest.map_or_else(Vec::new, |newest| newest.spoilt.clone());
     let mut record = JobRecord::undeclared(newest, attempt, Beginning::Chosen(restored.checkpoint), spoilt);
     if let Some(newest) = newest {
+        // `undeclared` drops the commits, since an engine that coordinates decides about them itself. A declared
+        // generation goes on with them.
         (record.commit, record.earlier) = (newest.commit.clone(), newest.earlier.clone());
     }
     if record.commit != restored.commit {

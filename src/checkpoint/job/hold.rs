@@ -54,12 +54,15 @@ impl Declaring<'_> {
         // told of the checkpoint only after that.
         let mut next = JobRecord { unheld: false, ..record.successor() };
         let is_past = record.commit.as_ref().is_some_and(|commit| commit.checkpoint.attempt == record.attempt);
+        // A generation that has committed a checkpoint of its own no longer depends on the one that it restored.
         let gone = match record.restore().filter(|_| !is_past) {
-            Some(checkpoint) => self.fence_all(job, (checkpoint, record)).await?,
+            Some(checkpoint) => self.fence_all(job, checkpoint, record).await?,
             None => None,
         };
         if gone.is_some() {
             let spoilt = record.spoilt.clone();
+            // The generation is withdrawn by the same append that would have said that it holds. So no task can be told
+            // of a checkpoint that is gone, whichever of two callers is faster.
             next = JobRecord::undeclared(Some(record), record.attempt, Beginning::Undecided, spoilt);
         }
         let is_newest = chain::append(self.store, job, &next, self.retry).await?;
@@ -70,22 +73,27 @@ impl Declaring<'_> {
     async fn fence_all(
         &self,
         job: &Name,
-        (checkpoint, record): (JobCheckpoint, &JobRecord),
+        checkpoint: JobCheckpoint,
+        record: &JobRecord,
     ) -> Result<Option<JobError>, JobError> {
         let heads = read_heads(self.store, job, self.retry).await?;
         let fenced = heads.into_iter().map(|head| async move {
+            // A chain without a part has nothing to let go of, and its owner goes on.
             let has_part = head.checkpoints.iter().any(|part| JobCheckpoint::of(part) == checkpoint);
             if has_part { self.fence(head.backend, record.attempt).await } else { Ok(head) }
         });
         let fenced: Vec<_> = fenced.collect();
+        // The head of a chain with a part is the fence itself, or it is not older than this attempt.
         let heads: Vec<Manifest> = stream::iter(fenced).buffered(CONCURRENT_FENCES).try_collect().await?;
-        Ok(is_there(job, (checkpoint, record), &heads).err())
+        Ok(is_there(job, checkpoint, record, &heads).err())
     }
 
     /// Makes sure that no owner before `attempt` can write to the chain of `backend`. Returns its head.
     async fn fence(&self, backend: BackendId, attempt: Attempt) -> Result<Manifest, ChainError> {
         for _ in 0..ATTEMPTS {
             let Some(head) = manifests::read_head(self.store, &backend, self.retry).await? else { break };
+            // The owner is of this generation or a later one, or a fence is there already. So no earlier owner can
+            // write any more.
             if head.manifest.owner().attempt >= attempt {
                 return Ok(head.manifest);
             }
@@ -95,6 +103,7 @@ impl Declaring<'_> {
             let Some(fence) = fence else { return Ok(head.manifest) };
             match manifests::append(self.store, &fence, self.retry).await {
                 Ok(_) => return Ok(fence),
+                // Another writer was first. Its manifest may lack the part, so the next round looks at it.
                 Err(ChainError::Fenced { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -117,6 +126,7 @@ impl Declaring<'_> {
         let is_known = |(backend, number): &(BackendId, u64)| {
             heads.iter().any(|head| head.backend == *backend && head.number >= *number)
         };
+        // Only chains that moved since the first look are read again.
         let moved: Vec<_> = numbers.into_iter().filter(|moved| !is_known(moved)).collect();
         let mut newest = attempt;
         for (backend, _) in moved {
@@ -126,13 +136,15 @@ impl Declaring<'_> {
         if newest == attempt {
             return Ok(());
         }
+        // Recorded, so that tasks of this attempt that open later are refused by the record and need not look at every
+        // chain.
         outdate(self.store, job, newest, self.retry).await?;
         Err(JobError::Outdated { job: job.clone(), attempt, newer: newest })
     }
 }
 
 /// Checks that `heads` retain all of `checkpoint`, which `record` restores. Pure.
-fn is_there(job: &Name, (checkpoint, record): (JobCheckpoint, &JobRecord), heads: &[Manifest]) -> Result<(), JobError> {
+fn is_there(job: &Name, checkpoint: JobCheckpoint, record: &JobRecord, heads: &[Manifest]) -> Result<(), JobError> {
     match record.commit.as_ref().filter(|commit| commit.checkpoint == checkpoint) {
         Some(commit) => check_parts(job, commit, heads),
         None if JobView::of(heads).consistent.contains(&checkpoint) => Ok(()),

@@ -55,10 +55,14 @@ fn has_lost(head: &Manifest, witness: &Manifest, record: &CheckpointRecord) -> b
         return false;
     }
     let is_sibling = head.backend.operator == witness.backend.operator;
+    // A subtask that did not exist when the checkpoint was made has no part of it.
     if is_sibling && head.backend.subtask >= witness.span(record).parallelism {
         return false;
     }
     match head.published_to(checkpoint.attempt) {
+        // Published further: the part was there and was let go. Published less: the manifest with the part has
+        // vanished, since a checkpoint completes only after every subtask has published. An older version's record does
+        // not tell, and counts as there.
         Some(published_to) => published_to.is_some_and(|last| last < checkpoint.id),
         // Another operator may not have been part of that attempt.
         None => is_sibling && head.owner().attempt < checkpoint.attempt,

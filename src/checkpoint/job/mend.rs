@@ -33,6 +33,8 @@ pub async fn mend_records(
     let Some(newest) = numbers.last().copied() else { return Ok(None) };
     let mut older = None;
     for number in numbers.into_iter().rev().skip(1) {
+        // Only its marks and its attempt are used. Its commit is not: the damaged record may have committed a newer
+        // checkpoint, and a later generation would restore the older one without telling.
         older = chain::read(store, job, number, retry).await?;
         if older.is_some() {
             break;
@@ -44,6 +46,7 @@ pub async fn mend_records(
     let spoilt = older.map_or_else(Vec::new, |older| older.spoilt);
     let number = newest + 1;
     let undeclared = JobRecord::undeclared(None, attempt, Beginning::Undecided, spoilt);
+    // Above the damaged record, whose number stays taken.
     let record = JobRecord { number, began: number, ..undeclared };
     if chain::append(store, job, &record, retry).await? {
         return Ok(Some(record));

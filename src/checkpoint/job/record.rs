@@ -112,6 +112,7 @@ impl JobRecord {
     /// longer count: the engine decides about them.
     #[must_use]
     pub fn undeclared(before: Option<&Self>, attempt: Attempt, beginning: Beginning, spoilt: Vec<Spoilt>) -> Self {
+        // No overflow: numbers that are read are at most half of a u64's.
         let number = before.map_or(1, |before| before.number + 1);
         Self {
             number,
@@ -132,6 +133,7 @@ impl JobRecord {
     /// The next record, with the same contents.
     #[must_use]
     pub fn successor(&self) -> Self {
+        // The announcement is about the moment when this record was made, so it is not handed on.
         Self { number: self.number + 1, deciding: None, ..self.clone() }
     }
 
@@ -162,6 +164,7 @@ impl JobRecord {
         let before = std::mem::replace(&mut self.commit, commit);
         self.earlier.extend(before.map(|before| before.checkpoint));
         let excess = self.earlier.len().saturating_sub(EARLIER_COMMITS);
+        // The oldest go first. The newest commit is kept apart.
         self.earlier.drain(..excess);
     }
 
@@ -211,6 +214,7 @@ impl JobRecord {
             true => Beginning::Undecided,
             false => Beginning::Chosen(message.restore.as_ref().map(from_checkpoint)),
         };
+        // There is always a next number, by which a record can be added above a forged one.
         if !(1..=MAX_NUMBER).contains(&message.number) || message.began > message.number {
             return Err("a number that no record has".to_owned());
         }
@@ -273,6 +277,8 @@ impl Declaration {
             }
             Ok((name(&operator.operator)?, operator.parallelism))
         };
+        // An operator that is listed twice would be one entry of the map, and fewer tasks would be waited for than were
+        // declared.
         if !message.operators.is_sorted_by(|one, next| one.operator < next.operator) {
             return Err("operators that are out of order, or declared twice".to_owned());
         }
@@ -304,6 +310,7 @@ impl Commit {
     /// The part of one task.
     #[must_use]
     pub fn part(&self, operator: &Name, subtask: u32) -> Option<CheckpointIdentity> {
+        // Parts are listed in order of the subtasks, without gaps.
         self.parts.get(operator)?.get(subtask as usize).copied()
     }
 

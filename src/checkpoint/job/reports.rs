@@ -79,6 +79,7 @@ pub async fn delete_outdated(store: &Store, job: &Name, record: &JobRecord, retr
         let names = objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)).filter_map(Report::of);
         names.filter(|report| is_outdated(record, report)).map(|report| report.name().path()).collect::<Vec<_>>()
     });
+    // Reports of checkpoints that cannot be committed any more have no effect, so it is enough that a sweep finds them.
     let deleted = match outdated {
         Ok(paths) => store.delete_all(paths, retry).await,
         Err(error) => Err(error),

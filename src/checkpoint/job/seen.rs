@@ -77,11 +77,42 @@ impl Seen {
         let is_newer = match (&*self, other) {
             (_, Self::NotYet) => false,
             (Self::NotYet, Self::Newest(_)) => true,
+            // Numbers of records only rise, so the higher one is newer. A record that was not read yet tells nothing.
             _ => other.number() > self.number(),
         };
         if is_newer {
             self.clone_from(other);
         }
+    }
+}
+
+/// The records of a job as one opener reads and continues them.
+#[derive(Debug)]
+pub struct Records<'a> {
+    /// The store that has the records.
+    pub store: &'a Store,
+    /// The newest record that the opener knows; it becomes the new record if the opener makes one.
+    pub seen: &'a mut Seen,
+    /// How requests are retried.
+    pub retry: Retry,
+}
+
+impl Records<'_> {
+    /// The newest record of `job`; it is read from the store if it was not read yet.
+    pub(super) async fn newest(&mut self, job: &Name) -> Result<Option<JobRecord>, JobError> {
+        self.seen.get(self.store, job, self.retry).await
+    }
+
+    /// Appends `record`, which was derived from the newest one. Returns whether it is the newest now. If not, the next
+    /// look reads the chain again. Cancel-safe: if dropped, the record may be appended.
+    pub(super) async fn append(&mut self, job: &Name, record: &JobRecord) -> Result<bool, JobError> {
+        let is_newest = chain::append(self.store, job, record, self.retry).await?;
+        if is_newest {
+            self.seen.made(record.clone());
+        } else {
+            self.seen.forget();
+        }
+        Ok(is_newest)
     }
 }
 
@@ -95,6 +126,8 @@ impl Decisions {
     pub async fn turn(&self, job: &Name) -> OwnedMutexGuard<Seen> {
         let turns = {
             let mut jobs = self.0.lock();
+            // Jobs that nobody opens any more are forgotten here, since nothing tells when the last turn of a job has
+            // ended.
             jobs.retain(|_, turns| turns.strong_count() > 0);
             let known = jobs.get(job).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {
@@ -103,6 +136,8 @@ impl Decisions {
                 turns
             })
         };
+        // The lock of the map is released before this wait. Held across it, one slow decision would keep the openers of
+        // all jobs waiting.
         turns.lock_owned().await
     }
 }

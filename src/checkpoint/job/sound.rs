@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, chain, choose, read_heads};
+use super::{ATTEMPTS, Beginning, JobCheckpoint, JobError, JobRecord, JobView, Opener, chain, lost::Lost, read_heads};
 use crate::{
     checkpoint::{
         chain::ChainError,
@@ -16,7 +16,6 @@ use crate::{
         manifest::Manifest,
     },
     object::{Path, Retry, Store},
-    types::{Attempt, BackendId},
 };
 
 /// Most bytes of the text that says why a checkpoint is damaged.
@@ -46,16 +45,36 @@ impl Spoilt {
     }
 }
 
-/// The newest consistent checkpoint of `view`, up to `not_after`, that shows no damage. Damaged ones are added to
-/// `marks`, which stay ordered. If the object of a mark can be read again, the mark is removed.
+/// The consistent checkpoints of a job that may be chosen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidates<'a> {
+    /// The newest manifests of all subtasks of the job.
+    pub(super) heads: &'a [Manifest],
+    /// The view over these heads.
+    pub(super) view: &'a JobView,
+    /// The newest completed checkpoint of which a part is lost, if it is newer than the consistent ones.
+    pub(super) lost: Option<&'a Lost>,
+    /// The newest checkpoint that is allowed; `None` if all are.
+    pub(super) not_after: Option<JobCheckpoint>,
+}
+
+impl Candidates<'_> {
+    /// Whether `checkpoint` is not newer than the newest one that is allowed.
+    pub(super) fn allows(&self, checkpoint: JobCheckpoint) -> bool {
+        self.not_after.is_none_or(|last| checkpoint <= last)
+    }
+}
+
+/// The newest of `candidates` that shows no damage. Damaged ones are added to `marks`, which stay ordered. If the
+/// object of a mark can be read again, the mark is removed.
 pub(super) async fn newest(
     store: &Store,
-    heads: &[Manifest],
-    (view, not_after): (&JobView, Option<JobCheckpoint>),
+    candidates: &Candidates<'_>,
     marks: &mut Vec<Spoilt>,
     retry: Retry,
 ) -> Result<Option<JobCheckpoint>, JobError> {
-    for candidate in view.consistent.iter().rev().filter(|candidate| not_after.is_none_or(|last| **candidate <= last)) {
+    let Candidates { heads, view, .. } = *candidates;
+    for candidate in view.consistent.iter().rev().filter(|candidate| candidates.allows(**candidate)) {
         let position = marks.binary_search_by_key(candidate, |spoilt| spoilt.checkpoint);
         let suspect = position.ok().and_then(|at| marks.get(at)).map(|spoilt| Path::parse(&spoilt.object));
         let suspects: BTreeSet<Path> = match suspect {
@@ -66,40 +85,41 @@ pub(super) async fn newest(
         };
         let parts = view.operators.keys().flat_map(|operator| generation::parts(heads, operator, *candidate));
         let parts: Vec<_> = parts.collect();
-        let damage = damage::survey(store, &parts, (&[], &suspects), retry).await.map_err(ChainError::from)?;
+        // The newest candidate first, and no further than to the first sound one: a survey reads indexes and pages of
+        // all subtasks, and older candidates are not needed.
+        let damage = damage::survey(store, &parts, &[], &suspects, retry).await.map_err(ChainError::from)?;
         let fault = (0..parts.len()).find_map(|part| damage.first_of(part));
         match (position, fault) {
             (Err(_), None) => return Ok(Some(*candidate)),
+            // The suspect was read, and is whole. If no part needs the suspect as far as can be seen, it was not read,
+            // and the mark stays: absence of a fault is no proof then.
             (Ok(position), None) if damage.unexamined.is_empty() => {
                 // Outside of the log call, whose arguments are not evaluated without a subscriber.
                 let mark = marks.remove(position);
                 tracing::warn!(checkpoint = %candidate, object = %mark.object, "reads well again: no longer damaged");
                 return Ok(Some(*candidate));
             }
+            // At its place in the order, which `binary_search` relies on.
             (Err(position), Some(fault)) => marks.insert(position, Spoilt::new(*candidate, fault)),
+            // Known to be damaged, and not disproved.
             (Ok(_), _) => {}
         }
     }
     Ok(None)
 }
 
-/// Records that `spoilt` are damaged. Returns whether only `backend`, of `parallelism` subtasks, can have followed the
-/// choice of `attempt`; then it may choose again. Idempotent. Cancel-safe.
+/// Records that `spoilt` are damaged. Returns whether only `opener` can have followed the choice of its attempt; then
+/// it may choose again. Idempotent. Cancel-safe.
 ///
 /// # Errors
 /// [`JobError`] of reading and writing the job's records.
-pub async fn mark(
-    store: &Store,
-    (backend, parallelism): (&BackendId, u32),
-    attempt: Attempt,
-    spoilt: &[Spoilt],
-    retry: Retry,
-) -> Result<bool, JobError> {
+pub async fn mark(store: &Store, opener: Opener<'_>, spoilt: &[Spoilt], retry: Retry) -> Result<bool, JobError> {
+    let Opener { backend, attempt, .. } = opener;
     let job = &backend.job;
     for _ in 0..ATTEMPTS {
         let newest = chain::newest(store, job, retry).await?;
         let heads = read_heads(store, job, retry).await?;
-        let is_alone = choose::is_alone(&heads, backend, parallelism);
+        let is_alone = opener.is_alone(&heads);
         let is_declared = newest.as_ref().is_some_and(|newest| newest.attempt == attempt && newest.declared.is_some());
         let mut known = newest.as_ref().map_or_else(Vec::new, |newest| newest.spoilt.clone());
         let before = known.len();
@@ -108,11 +128,13 @@ pub async fn mark(
                 known.insert(position, spoilt.clone());
             }
         }
+        // All of it is recorded already, by an earlier call whose answer was lost or by another subtask.
         if known.len() == before {
             return Ok(is_alone && !is_declared);
         }
         let next = match &newest {
             Some(newest) => JobRecord { spoilt: known, ..newest.successor() },
+            // The first record of the job. It marks the damage, and leaves the choice open.
             None => JobRecord::undeclared(None, attempt, Beginning::Undecided, known),
         };
         if chain::append(store, job, &next, retry).await? {

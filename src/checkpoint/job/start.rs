@@ -79,6 +79,8 @@ pub async fn number(store: &Store, job: &Name, naming: &Naming, retry: Retry) ->
             let (job, last) = (job.clone(), Attempt::MAX);
             return Err(JobError::Outdated { job, attempt: last, newer: last });
         };
+        // If another record is newer, this one may be part of the chain all the same. So the next round looks for the
+        // token first.
         if chain::append(store, job, &next, retry).await? {
             return Ok(attempt);
         }
@@ -91,6 +93,7 @@ pub async fn number(store: &Store, job: &Name, naming: &Naming, retry: Retry) ->
 pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Naming) -> Option<(Attempt, JobRecord)> {
     let given =
         newest.iter().flat_map(|newest| newest.starts.iter().map(|start| start.attempt).chain([newest.attempt]));
+    // Above the attempt of the record, too, which an engine may have counted itself.
     let attempt = given.chain([highest]).max().unwrap_or(0).checked_add(1)?;
     let mut next = match newest {
         Some(newest) => newest.successor(),
@@ -106,6 +109,8 @@ pub(super) fn numbered(newest: Option<&JobRecord>, highest: Attempt, naming: &Na
 /// Drops starts that were superseded for longer than the grace, except peers of the newest; and the oldest ones if
 /// there are too many.
 fn forget(starts: &mut Vec<Start>, naming: &Naming) {
+    // A start is superseded when the next one gets its number, so the time of the next one counts, and the last has
+    // none.
     let superseded: Vec<TimeMs> = starts.iter().skip(1).map(|next| next.at).collect();
     let mut at = superseded.into_iter();
     starts.retain(|start| {

@@ -60,6 +60,7 @@ impl JobView {
             let checkpoints: Vec<_> = checkpoints.into_iter().map(|c| of_operator(heads, operator, c)).collect();
             let of_before = |checkpoint: &JobCheckpoint| consistent.as_ref().is_none_or(|all| all.contains(checkpoint));
             let whole = checkpoints.iter().filter(|found| found.is_whole).map(|found| found.checkpoint);
+            // The first operator gives the candidates, and each further one removes those that it does not have whole.
             consistent = Some(whole.filter(of_before).collect());
             operators.insert(operator.clone(), checkpoints);
         }

@@ -66,7 +66,8 @@ impl Attachment {
     pub async fn read(
         &self,
         store: &Store,
-        (backend, checkpoint): (&BackendId, CheckpointIdentity),
+        backend: &BackendId,
+        checkpoint: CheckpointIdentity,
         retry: Retry,
     ) -> Result<Result<Bytes, Fault>, StoreError> {
         let page = match self {
@@ -77,6 +78,7 @@ impl Attachment {
         let read = |bytes: &Bytes| match Page::decode(&backend.job, page, bytes)? {
             Page::Attachments(all) => all
                 .into_iter()
+                // By identity: a page has attachments of several checkpoints, also of those that were let go.
                 .find_map(|(of, bytes)| (of == checkpoint).then_some(bytes))
                 .ok_or_else(|| EnvelopeError::Contents(format!("no attachment of checkpoint {checkpoint}"))),
             _ => Err(EnvelopeError::Contents("a page without attachments".to_owned())),
@@ -101,10 +103,13 @@ impl Manifest {
         let home = Home { subtask: self.backend.subtask, epoch: self.owner().epoch.number };
         let mut here: Vec<&mut CheckpointRecord> =
             self.checkpoints.iter_mut().filter(|record| record.attachment.bytes_here() > 0).collect();
+        // Ends: `count` is at least 1, whatever the sizes.
         while !here.is_empty() {
             let mut bytes = 0;
             let is_beyond = |record: &&mut CheckpointRecord| {
                 bytes += record.attachment.bytes_here();
+                // Checked after the record is added, so one attachment that is larger than a page has a page of its
+                // own.
                 bytes >= PAGE_BYTES
             };
             let count = here.iter().position(is_beyond).map_or(here.len(), |last| last + 1);
@@ -116,6 +121,8 @@ impl Manifest {
             let page = Page::Attachments(all.collect()).seal(home, page_id(*next, random()));
             *next += 1;
             for record in moved {
+                // In this manifest's records only. The caller passes them on to the ledger, because later manifests get
+                // their records from there.
                 record.attachment = Attachment::Page(page.reference);
             }
             pages.push(page);

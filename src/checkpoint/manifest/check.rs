@@ -107,6 +107,7 @@ fn check_checkpoints(manifest: &Manifest) -> Result<(), &'static str> {
         return Err("a checkpoint with states that there are not");
     }
     // Few states ever have more than one registration.
+    // The first registration of some entries is their `data` itself, so the list of each begins with it.
     let mut by_data: BTreeMap<StateId, Vec<StateId>> = BTreeMap::new();
     for (id, registration) in states.iter().filter(|(id, registration)| **id != registration.data) {
         by_data.entry(registration.data).or_insert_with(|| vec![registration.data]).push(*id);

@@ -70,6 +70,7 @@ impl Manifest {
     /// If the bytes are damaged, or are not a valid manifest.
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let message: store::Manifest = envelope::open(Kind::Manifest, bytes)?;
+        // With the message beside it: what a map has folded together can be seen only there.
         let checked = decode(&message).and_then(|manifest| check::check(&message, &manifest).map(|()| manifest));
         checked.map_err(|what| EnvelopeError::Contents(what.to_owned()))
     }
@@ -111,6 +112,7 @@ fn decode(message: &store::Manifest) -> Result<Manifest, &'static str> {
 
 fn decode_fences(message: &store::Manifest) -> Result<Fences, &'static str> {
     let (tracked_from, openers) = (message.tracked_from, message.openers.clone());
+    // Ranges between openers are computed by subtraction, and loops run over them.
     let ascends = [&[tracked_from], openers.as_slice()].concat().is_sorted();
     if !ascends || openers.last().is_some_and(|newest| *newest > message.number) {
         return Err("manifests that opened epochs out of order");
@@ -134,6 +136,7 @@ fn decode_assignment(code: u32) -> Result<KeyGroupAssignment, &'static str> {
 }
 
 fn decode_runs(backend: &BackendId, runs: &[store::Run]) -> Result<BTreeMap<u64, Run>, &'static str> {
+    // Two runs of one epoch would become one entry, and a part of the log would be missing without an error.
     if !runs.is_sorted_by(|one, next| one.epoch < next.epoch) {
         return Err("runs that are out of order, or there twice");
     }
@@ -142,12 +145,14 @@ fn decode_runs(backend: &BackendId, runs: &[store::Run]) -> Result<BTreeMap<u64,
 
 fn decode_sources(sources: &[store::Source]) -> Result<Vec<Source>, &'static str> {
     let sources: Vec<Source> = sources.iter().map(decode_source).collect::<Result<_, _>>()?;
+    // Sources are replayed in this order. Overlapping ones would apply changes twice.
     ascend(sources.iter().map(Source::range))?;
     Ok(sources)
 }
 
 pub(in crate::checkpoint) fn encode_import(backend: &BackendId, import: &Import) -> store::Import {
     let own = (&backend.job, &backend.operator);
+    // Only the subtask is stored, so another operator's import would name objects of the wrong chain.
     assert_eq!((&import.origin.job, &import.origin.operator), own, "imports are of the same operator");
     store::Import {
         uuid: Bytes::copy_from_slice(import.uuid.as_bytes()),
@@ -229,6 +234,7 @@ fn encode_materialization(base: &Materialization) -> store::Materialization {
 }
 
 fn decode_materialization(message: &store::Materialization) -> Result<Materialization, &'static str> {
+    // The log is replayed from `from` on, and cuts are compared with `complete_at`.
     if message.from > message.complete_at {
         return Err("a materialization that is complete before it begins");
     }
@@ -252,6 +258,7 @@ pub(in crate::checkpoint) fn encode_file(file: &SnapshotFile) -> store::Snapshot
 }
 
 pub(in crate::checkpoint) fn decode_file(message: &store::SnapshotFile) -> Result<SnapshotFile, &'static str> {
+    // Bounded here, so that sums over all files need no check of their own.
     if message.bytes > MAX_FILE_BYTES {
         return Err("a file of more bytes than files have");
     }
@@ -323,6 +330,7 @@ fn encode_checkpoint(record: &CheckpointRecord) -> store::Checkpoint {
 fn decode_checkpoint(message: &store::Checkpoint) -> Result<CheckpointRecord, &'static str> {
     let identity = message.name.as_ref().and_then(identity_of).ok_or("a checkpoint without name")?;
     let cut = Sqn(message.cut);
+    // The cut lies in the run of the checkpoint's own epoch. One of another epoch would have no changes at all, or all.
     if cut.epoch() != identity.epoch {
         return Err("a checkpoint whose cut is of another epoch");
     }

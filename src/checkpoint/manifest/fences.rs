@@ -30,6 +30,8 @@ pub struct Fences {
 impl Fences {
     /// Notes that manifest `number` opens an epoch.
     pub fn open(&mut self, number: u64) {
+        // If nothing is known, or too much to list, the facts begin anew here. Sweeps then read the manifests below
+        // once more.
         if self.openers.is_empty() || self.openers.len() >= MOST_OPENERS {
             *self = Self { tracked_from: number, openers: vec![] };
         }
@@ -42,12 +44,15 @@ impl Fences {
     #[must_use]
     pub fn between(&self, head: u64) -> Vec<Range<u64>> {
         let epochs = self.openers.iter().zip(self.openers.iter().skip(1));
+        // `next - 1` is the last manifest of the epoch, which stays.
         let between = epochs.map(|(first, next)| first + 1..next.saturating_sub(1));
         between.filter(|range| !range.is_empty() && range.end + KEPT_MANIFESTS <= head).collect()
     }
 
     /// Notes that all manifests that [lie between](Self::between) and below `deleted_below` are deleted.
     pub fn settle(&mut self, deleted_below: u64) {
+        // With at most one manifest between two openers, that one is the last of its epoch, and there is nothing to
+        // delete.
         let is_settled = |first: u64, next: u64| next <= first + 2 || next <= deleted_below.saturating_add(1);
         while let [first, next, ..] = self.openers.as_slice()
             && is_settled(*first, *next)

@@ -129,12 +129,15 @@ impl Manifest {
         let contents = self.contents(checkpoint);
         let mut exported = vec![];
         for import in contents.imports.iter().filter_map(|uuid| self.import(*uuid)) {
+            // Imports of imports are exported themselves, restricted. A chain of references would grow with each
+            // rescale, and a reader would have to follow it.
             let Some(key_groups) = import.key_groups.intersection(key_groups) else { continue };
             let named = |(origin, own): (&StateId, &StateId)| Some((*origin, *states.get(own)?));
             let states = import.states.iter().filter_map(named).collect();
             exported.push(Import { uuid: uuid(), key_groups, states, ..import.clone() });
         }
         let span = self.span(checkpoint).key_groups;
+        // Operator state lies outside every range of key groups, so it is exported whole or not at all.
         let own = if key_groups == KeyGroupRange::OPERATOR { Some(key_groups) } else { span.intersection(key_groups) };
         let is_empty = contents.base.is_none() && contents.past.is_empty() && contents.sources.is_empty();
         if let Some(key_groups) = own.filter(|_| !is_empty) {

@@ -40,6 +40,7 @@ impl Registration {
 pub(super) fn encode_state(id: StateId, registration: &Registration) -> store::State {
     let state = &registration.descriptor;
     store::State {
+        // 0 for the common case, which takes no bytes.
         data_id: if registration.data == id { 0 } else { registration.data.0 },
         migrating_from: registration.migrating_from.iter().map(|data| data.0).collect(),
         id: id.0,
@@ -96,6 +97,7 @@ pub(super) fn decode_state(message: &store::State) -> Result<(StateId, Registrat
 
 fn encode_serializer(serializer: &Serializer) -> Option<store::Serializer> {
     let Serializer { id, version } = serializer;
+    // Absent and default are the same, so a state without serializer takes no bytes.
     (*serializer != Serializer::default()).then(|| store::Serializer { id: id.clone(), version: *version })
 }
 

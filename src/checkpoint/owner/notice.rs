@@ -18,6 +18,8 @@ impl Owner {
     /// Whether a notice makes a checkpoint in flight fail. A notice about another epoch never does.
     #[must_use]
     pub fn is_failed_by(&self, kind: NoticeKind, target: NoticeTarget) -> bool {
+        // An engine may count ids from 1 again after a restart. A late abort of the old checkpoint 3 must not fail the
+        // new one.
         let epoch = if self.obeys(Rule::NoticesNameEpochs) { target.epoch } else { self.epoch.number };
         ends(kind) && self.ledger.means_in_flight(NoticeTarget { epoch, ..target })
     }

@@ -87,6 +87,10 @@ impl Owner {
     /// Whether a manifest is wanted now. `is_asked` says that callers wait for one.
     #[must_use]
     pub fn is_due(&self, now: Instant, outside: Outside, is_asked: bool) -> bool {
+        // Ordering: a manifest begins only when nothing of the one before is under way. Two manifests at once would be
+        // derived from the same predecessor, and the second would record a checksum that is not its predecessor's. And
+        // pages under way are named by this manifest's log index already: if it became durable first, a crash in
+        // between would leave a head that names a page which does not exist.
         if self.publishing != Publishing::Idle || self.pages_under_way {
             return false;
         }
@@ -141,9 +145,12 @@ impl Owner {
         // Order: 1. seal, 2. take the low water. The last manifest says that this owner will name no further segment,
         // page or snapshot file, and a sweep then deletes all that it does not name. So no manifest may follow it.
         let (is_last, to) = (self.closing, self.writer.listed_to());
+        // From here on no other manifest begins until this one is published, so `to` is exactly the end of the log
+        // index that its bytes have.
         self.publishing = if is_last { Publishing::Last { to } } else { Publishing::UnderWay { to } };
         (self.withdrawing, self.dirty_since) = (false, None);
         // 3. The extent of this manifest. Only changes within it are released once it is durable.
+        // The ledger may let go of older owners' checkpoints as it begins, so the number is taken before.
         let retained = self.ledger.retained().len();
         let durable_to = if self.obeys(Rule::ListedBeforeNamed) { to } else { self.writer.next() };
         let (publishes, records) = self.ledger.begin_publishing(durable_to);
@@ -156,6 +163,8 @@ impl Owner {
             self.manifest.previous_crc = self.crc;
         }
         self.manifest.opens_epoch = false;
+        // `records` replaces the list as a whole. A checkpoint that was let go or withdrawn since the last manifest
+        // leaves the chain by not being in it.
         self.manifest.checkpoints = records;
         self.manifest.note_published();
         self.manifest.states = states.into_iter().collect::<BTreeMap<_, _>>();
@@ -167,6 +176,7 @@ impl Owner {
         //    beside it.
         let mut manifest = self.manifest.clone();
         let mut beside = vec![];
+        // The last manifest has no successor that could name these pages, so they would be garbage at once.
         if !is_last {
             beside = self.fold(self.options.soon, &mut random);
             beside.extend(self.fold_attachments(&mut random));
@@ -184,6 +194,7 @@ impl Owner {
     /// Promises which names no later manifest will have, unless this one has them.
     fn take_low_waters(&mut self, outside: Outside, is_last: bool) {
         let before = (self.manifest.segment_low_water, self.manifest.page_low_water);
+        // After the last manifest there is no next one that could name an object, so every number is ruled out.
         let all = |low_water| if is_last { u64::MAX } else { low_water };
         if self.obeys(Rule::LowWatersRise) {
             self.manifest.segment_low_water = all(self.segment_low_water(outside));
@@ -205,6 +216,8 @@ impl Owner {
 
     /// The contents that the manifest keeps for checkpoints in flight and for running snapshots.
     fn in_flight_contents(&self) -> Vec<Contents> {
+        // A checkpoint in flight is in no manifest yet, but the next one will publish it. If its base or its part of
+        // the log were pruned now, a sweep between the two manifests could delete objects that the next one names.
         let in_flight = self.ledger.in_flight_records().map(|record| self.manifest.contents(record));
         let in_flight = in_flight.filter(|_| self.obeys(Rule::InFlightStaysNamed));
         let snapshots = self.snapshot_contents().filter(|_| self.obeys(Rule::SnapshotsKeepTheirBases));
@@ -221,6 +234,8 @@ impl Owner {
 
     /// Pages to write now if many change sets are in no manifest yet, since the next barrier may be far away.
     pub fn next_pages(&mut self, random: impl FnMut() -> Uuid) -> Vec<NewPage> {
+        // `wants_pages` is false while a manifest is under way: the pages that it writes beside itself already carry
+        // the same run.
         if !self.wants_pages() {
             return vec![];
         }
@@ -270,9 +285,14 @@ impl Owner {
         // Order: 1. the checksum that the next manifest is chained to.
         (self.publishing, self.crc, self.heard) = (next, crc, now);
         let durable_to = if self.obeys(Rule::TailsAreDurableLater) { to } else { self.writer.listed_to() };
+        // Up to `to`, the end of the log index that this manifest has, and not up to `listed_to`, which may have passed
+        // it since.
         let released_bytes = self.writer.on_published(durable_to);
         // 2. Checkpoints only now: no caller may hear of one before its manifest is durable.
         let checkpoints = self.ledger.published();
+        // The first cut of an owner without a claim names only objects of its own, so from its publication on nothing
+        // restored is needed. A checkpoint that failed while its manifest was under way does not count, because no
+        // engine hears of it.
         if let (Sustained::NotYet, Some(first)) = (self.sustained, checkpoints.first()) {
             self.sustained = Sustained::Since(first.identity.id);
         }
@@ -282,6 +302,8 @@ impl Owner {
 
     /// Superseded manifests of this epoch to delete, once there are a few. They are deleted once.
     pub fn superseded(&mut self) -> Option<Range<u64>> {
+        // The opening manifest stays for ever. Its number is the one that the owner before would use next, so if it
+        // were free, that owner could publish beside this one.
         let opened = self.opened_number - u64::from(!self.obeys(Rule::OpenersStay));
         let range = chain::deletable(self.deleted_below, opened, self.manifest.number);
         assert!(range.start > self.opened_number || self.rules.is_broken(), "an opening manifest stays");
@@ -289,6 +311,7 @@ impl Owner {
         if range.end.saturating_sub(range.start) < chain::KEPT_MANIFESTS {
             return None;
         }
+        // Noted before the deletion is carried out. If that fails, a sweep finds these manifests.
         self.deleted_below = range.end;
         Some(range)
     }

@@ -32,8 +32,11 @@ impl Owner {
     /// up.
     pub fn materialized(&mut self, made: Option<Materialization>, next_file: u64) {
         assert!(next_file >= self.files_to, "numbers of files ascend");
+        // Also if the materialization failed: its files will never be named, so the low water may pass them. Otherwise
+        // they would stay until the owner ends.
         self.files_to = next_file;
         if let Some(made) = made {
+            // Materializations beside the log are made one at a time, so this one is the newest and belongs at the end.
             self.manifest.materializations.push(made.clone());
             self.base = Some(made);
         }
@@ -46,6 +49,9 @@ impl Owner {
         assert!(self.is_unlogged(), "with a log the log is cut");
         let snapshot =
             Snapshot { cut: self.writer.next(), applied_to, first_file: None, leans_on: newest.into_iter().collect() };
+        // `leans_on` has the materialization from this moment on, and not only from the snapshot's turn: another
+        // snapshot may complete in between, and the manifest would drop the older one while this snapshot still counts
+        // on its parts.
         let before = self.snapshots.insert(id, snapshot);
         assert_eq!(before, None, "a checkpoint has one snapshot");
         Cut { awaits: Awaits::Snapshot, base: None }
@@ -61,16 +67,20 @@ impl Owner {
     /// on. It may also use parts of the materialization `newest`, which must not have later changes.
     pub fn take_turn(&mut self, id: CheckpointId, next_file: u64, newest: Option<Uuid>) -> Option<Turn> {
         let cut = self.snapshot_cut(id)?;
+        // Looked up when the turn comes: while this snapshot waited, another one of the same cut may have become
+        // durable.
         let durable = self.base.as_ref().filter(|base| self.equals(base.complete_at, cut)).map(|base| base.uuid);
         let snapshot = self.snapshots.get_mut(&id)?;
         assert_eq!(snapshot.first_file, None, "a turn comes once");
         // A durable materialization may be released by others before this snapshot is done, so it leans on that, too.
+        // Added and not replaced: the parts that were frozen at the beginning may come from the older materialization.
         if let Some(used) = durable.or(newest).filter(|used| snapshot.leans_on.last() != Some(used)) {
             snapshot.leans_on.push(used);
         }
         if let Some(durable) = durable {
             return Some(Turn::Durable(durable));
         }
+        // From here on the low water of files stays at or below this number until the snapshot ends.
         snapshot.first_file = Some(next_file);
         Some(Turn::Works)
     }
@@ -79,6 +89,7 @@ impl Owner {
     /// are new, or as `base`, which was durable when its turn came. Returns whether `made` is the new base; `None` if
     /// the snapshot was given up.
     pub fn snapshotted(&mut self, id: CheckpointId, made: Result<(Materialization, u64), Uuid>) -> Option<bool> {
+        // A snapshot that was given up is not here. Its materialization is not taken, and a sweep deletes its files.
         let snapshot = self.snapshots.remove(&id)?;
         // Order: 1. the manifest gets the materialization, 2. the checkpoint gets ready to be published. A manifest
         // with the checkpoint then also has its base.
@@ -97,6 +108,7 @@ impl Owner {
     /// newest. Returns whether it is the newest.
     fn install(&mut self, made: Materialization) -> bool {
         let all = &mut self.manifest.materializations;
+        // Snapshots end in any order, so one that ends late may be older than the last one of the list.
         let is_newer = |other: &Materialization| other.complete_at > made.complete_at;
         let position = all.iter().rposition(|other| !is_newer(other)).map_or(0, |before| before + 1);
         let is_newest = position == all.len();
@@ -117,6 +129,8 @@ impl Owner {
     /// The next file has number `next_file`.
     #[must_use]
     pub fn snapshot_low_water(&self, next_file: u64) -> u64 {
+        // With a log one materialization at a time is made, and `files_to` moves when it ends. So files in the making
+        // are above it already.
         if !self.is_unlogged() {
             return self.files_to;
         }

@@ -198,7 +198,10 @@ impl Owner {
         let owner = manifest.owner();
         let (epoch, attempt) = (owner.epoch, owner.attempt);
         let writer = Writer::new(manifest.backend.clone(), epoch.number, blocks);
+        // The shape of the opening manifest decides for the whole epoch.
         let writer = if manifest.shape.changelog { writer } else { writer.silenced() };
+        // Ids increase within an attempt, not within an epoch: a second owner of the attempt goes on above the ids of
+        // the first. A later attempt begins anew.
         let same_attempt = manifest.checkpoints.iter().filter(|record| record.attempt == attempt);
         let last_id = same_attempt.map(|record| record.identity.id).max().unwrap_or(0);
         let mut ledger =
@@ -207,6 +210,7 @@ impl Owner {
             ledger.begin((attempt, restored.id));
         }
         let is_own = |record: &CheckpointRecord| record.identity.epoch == epoch.number;
+        // `confirmed_to`, retention and notices tell own checkpoints from restored ones by their epoch.
         assert!(!manifest.checkpoints.iter().any(is_own), "an epoch begins without checkpoints");
         Self {
             epoch,
@@ -216,6 +220,9 @@ impl Owner {
             crc,
             publishing: Publishing::Idle,
             pages_under_way: false,
+            // Above the numbers of all pages that openers of this epoch wrote, those included that lost the race for
+            // its number. So no page of this owner has the number of a stranger's page, and its first low water rules
+            // all of those out.
             next_page: manifest.page_low_water,
             opened_number: manifest.number,
             deleted_below: 0,
@@ -326,6 +333,8 @@ impl Owner {
         let run = self.manifest.runs.entry(self.epoch.number).or_default();
         for handle in handles {
             let last = run.handles.last().map(|last| last.range.to);
+            // If all handles have moved into pages, there is no last one to compare with; the writer has made the same
+            // check.
             assert!(last.is_none_or(|last| last == handle.range.from), "listed change sets abut");
             run.handles.push(handle);
         }
@@ -333,6 +342,7 @@ impl Owner {
 
     pub(super) fn assert_in_order(&self) {
         let writer = &self.writer;
+        // Checked where positions move, and not per change, which would cost on the path of every write.
         assert!(writer.persisted_to() <= writer.listed_to(), "what is durable is listed");
         assert!(writer.listed_to() <= writer.next(), "what is listed was appended");
         let is_past = |base: &Materialization| base.complete_at <= writer.next();

@@ -57,6 +57,8 @@ impl Head {
         for mut rest in payload.iter().map(|bytes| &bytes[..]) {
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(rest.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+                // Chunks of the payload and chunks of the checksums do not end at the same places, so a hash goes on
+                // over several of the former.
                 hasher.update(now);
                 (rest, room) = (later, room - now.len() as u64);
                 if room == 0 {
@@ -116,6 +118,7 @@ impl Head {
         if magic != *MAGIC || u32::from_le_bytes([v0, v1, v2, v3]) != VERSION || length > MAX_HEAD_BYTES {
             return Err(damaged("not a local copy of this version"));
         }
+        // At most `MAX_HEAD_BYTES`, as checked above: a damaged length takes no more memory.
         let mut rest = vec![0; length as usize + CRC_BYTES];
         file.read_exact(&mut rest)?;
         let (message, crc) = rest.split_at(length as usize);
@@ -126,6 +129,7 @@ impl Head {
             return Err(damaged("the checksum of the head is wrong"));
         }
         let head = Self::decode(message).ok_or_else(|| damaged("the head is not what this version writes"))?;
+        // A crash of the host may have cut the file, which was not synced.
         if Some(size) != head.offset.checked_add(head.length) {
             return Err(damaged("not as long as its head says"));
         }
@@ -136,6 +140,7 @@ impl Head {
         let offset = (FIXED_BYTES + message.len() + CRC_BYTES) as u64;
         let message = store::LocalCopy::decode(message).ok()?;
         let path = Path::parse(&message.path).ok()?;
+        // All uses are of the job of the object, so the head does not repeat it.
         let job = ObjectName::parse(&path)?.job().clone();
         let usage = |usage: store::LocalCopyUse| {
             let operator = Name::new(&usage.operator).ok()?;
@@ -152,6 +157,7 @@ impl Head {
             is_image: false,
         };
         let chunks = message.length.div_ceil(CHUNK_BYTES);
+        // One checksum for each chunk. With fewer, the last parts of the object would be read unverified.
         (message.crcs.len() as u64 == chunks).then_some(Self {
             path,
             label,
@@ -171,6 +177,7 @@ impl Head {
             return Ok(None);
         }
         let first = range.start / CHUNK_BYTES;
+        // Whole chunks, because only they have checksums.
         let (from, to) = (first * CHUNK_BYTES, range.end.next_multiple_of(CHUNK_BYTES).min(self.length));
         let mut bytes = vec![0; addressed(to - from)];
         File::open(file)?.read_exact_at(&mut bytes, self.offset + from)?;

@@ -48,6 +48,7 @@ impl Folders {
         for root in &self.roots {
             let objects = root.join(OBJECTS);
             fs::create_dir_all(&objects)?;
+            // The copy that an earlier process was writing when it ended; as a rule there is none.
             let _ = fs::remove_file(root.join(NEW));
             for entry in WalkDir::new(&objects).sort_by_file_name() {
                 let entry = entry.map_err(io::Error::from)?;
@@ -56,6 +57,8 @@ impl Folders {
                 }
                 let file = entry.path();
                 match Head::open(file).and_then(|head| Ok((entry.metadata().map_err(io::Error::from)?, head))) {
+                    // A file belongs where its name says. One that lies elsewhere was moved by somebody, and is not
+                    // trusted.
                     Ok((meta, head)) if place(root, &head.path) == file => {
                         let age = meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
                         found.push((age, file.to_owned(), meta.len(), head));
@@ -82,6 +85,7 @@ impl Folders {
         let (new, file) = (root.join(NEW), place(root, path));
         let written = write(&new, parts).and_then(|()| {
             file.parent().map_or(Ok(()), fs::create_dir_all)?;
+            // Ordering: written beside, then renamed. A scan never finds a copy half written under its own name.
             fs::rename(&new, &file)
         });
         if written.is_err() {
@@ -101,6 +105,7 @@ impl Folders {
         }
         let is_inside = |folder: &&FilePath| self.roots.iter().all(|root| **folder != root.join(OBJECTS));
         for folder in file.ancestors().skip(1).take_while(is_inside) {
+            // Not empty, or not there: either ends the walk upwards.
             if fs::remove_dir(folder).is_err() {
                 break;
             }

@@ -72,6 +72,8 @@ impl Wants {
 
     /// Sets the needs of owner `epoch`. Returns `false` if a later owner has set its own.
     pub(super) fn set(&mut self, backend: &BackendId, epoch: u64, wanted: Wanted) -> bool {
+        // A fenced owner on this host may speak after its successor, and would drop the copies that the successor
+        // needs.
         if self.open.get(backend).is_some_and(|(newer, _)| *newer > epoch) {
             return false;
         }
@@ -80,6 +82,7 @@ impl Wants {
     }
 
     pub(super) fn release(&mut self, backend: &BackendId, epoch: u64, now: Instant) {
+        // Likewise, the end of an older owner does not end its successor.
         if self.open.get(backend).is_some_and(|(open, _)| *open == epoch) {
             self.open.remove(backend);
             self.used(backend, now);
@@ -109,6 +112,8 @@ impl Wants {
         for (path, label) in copies.clone() {
             if self.open.values().any(|(_, wanted)| wanted.objects.contains(path)) {
                 objects.insert(path);
+                // An index leads to its data files. They are needed as long as the index is, and are not listed by the
+                // wishes.
                 objects.extend(&label.leads_to);
             }
         }
@@ -120,6 +125,7 @@ impl Wants {
         let unneeded = unneeded.collect();
         let owners: BTreeSet<&BackendId> =
             copies.flat_map(|(_, label)| label.uses.iter().map(|usage| &usage.backend)).collect();
+        // Backends without copies are forgotten, so the map does not grow with every backend that ever was.
         self.last_used.retain(|backend, _| owners.contains(backend) && !self.open.contains_key(backend));
         unneeded
     }

@@ -37,12 +37,17 @@ impl Copies {
                 let mut state = self.0.state.lock();
                 let pending = state.queue.pop_front();
                 state.queued_bytes -= pending.as_ref().map_or(0, |pending| pending.payload.content_length() as u64);
+                // Under the same lock as the removal from the queue. Otherwise a read in between would find the object
+                // nowhere.
                 state.writing.clone_from(&pending);
                 pending
             };
             if let Some(pending) = pending {
                 self.0.write(pending);
+                // Ordering: cleared only after the copy was inserted, or given up. Readers find the bytes in memory
+                // until then.
                 self.0.state.lock().writing = None;
+                // A long queue must not keep this thread from other tasks: nothing else in this arm waits.
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -59,6 +64,7 @@ impl Copies {
             tokio::select! {
                 biased;
                 () = self.0.wake.notified() => {}
+                // An expiry is a matter of time alone, so nobody else asks for a judgement.
                 () = expires => self.0.state.lock().unjudged = true,
             }
         }
@@ -76,6 +82,7 @@ impl Inner {
             self.failed(&mut self.state.lock(), &path, &why);
             return;
         }
+        // Before the write, so that all copies together stay within their limit on disk at every moment.
         self.make_room(bytes);
         let parts = std::iter::once(&encoded).chain(payload.iter());
         match tasks::blocking(|| self.folders.write(&path, parts)) {
@@ -93,6 +100,7 @@ impl Inner {
     fn judge(&self, now: Instant) {
         let unneeded = {
             let mut state = self.state.lock();
+            // Judging walks all copies, so it is done only after something changed.
             if !std::mem::take(&mut state.unjudged) {
                 return;
             }
@@ -102,6 +110,7 @@ impl Inner {
             let unneeded = wants.unneeded(made.chain(waiting), now);
             if !queue.is_empty() {
                 queue.retain(|pending| !unneeded.contains(&pending.path));
+                // Counted anew, since several may have gone.
                 *queued_bytes = queue.iter().map(|pending| pending.payload.content_length() as u64).sum();
             }
             unneeded

@@ -62,6 +62,8 @@ impl Connection {
         let (client, generation) = self.client().map_err(|error| told(error, &self.settings))?;
         let mut pending = Pending { connection: self, generation, since: Instant::now(), answered: false };
         let answer = call(client).await;
+        // An error is an answer, too: only silence makes a NameNode suspicious. If this future is dropped at the await
+        // above, the guard sees that no answer came.
         pending.answered = true;
         answer.map_err(|error| told(error, &self.settings))
     }
@@ -109,6 +111,7 @@ impl Drop for Pending<'_> {
         let mut current = self.connection.current.lock();
         // Another call may have given up this client already.
         if current.given_up == self.generation {
+            // Calls under way keep their clone of the old client, and may still be answered.
             current.client = None;
             current.given_up += 1;
             tracing::debug!(store = %self.connection.settings.url, "a NameNode does not answer; the next one is asked");

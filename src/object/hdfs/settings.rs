@@ -99,9 +99,11 @@ impl Settings {
         if let Some((service, namenodes)) = &self.nameservice {
             let mut namenodes = namenodes.clone();
             others = namenodes.len().saturating_sub(1);
+            // Each client that was given up moves on by one, so no NameNode that hangs is asked twice in a row.
             let first = given_up.checked_rem(namenodes.len()).unwrap_or_default();
             namenodes.rotate_left(first);
             properties.push((format!("dfs.ha.namenodes.{service}"), namenodes.join(",")));
+            // Otherwise the client would shuffle the order that was just made.
             properties.push((format!("dfs.client.failover.random.order.{service}"), "false".to_owned()));
         }
         properties.push(("dfs.client.failover.max.attempts".to_owned(), others.to_string()));
@@ -132,6 +134,7 @@ fn hadoop(config_dir: Option<&String>) -> Result<Properties, String> {
         let file = folder.join(name);
         match std::fs::read_to_string(&file) {
             Ok(text) => parse(&text, &mut properties).map_err(|error| format!("`{}`: {error}", file.display()))?,
+            // A cluster may do with one of the two files.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(format!("`{}` cannot be read: {error}", file.display())),
         }
@@ -170,6 +173,7 @@ fn cluster(url: &Url, hadoop: &Properties) -> Result<String, String> {
 /// The nameservice and its NameNodes, for a URL without a port.
 fn nameservice(url: &str, hadoop: &Properties) -> Result<Option<(String, Vec<String>)>, String> {
     let name = url.trim_start_matches("hdfs://");
+    // With a port the URL names one NameNode, and nothing has to be looked up.
     if name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         return Ok(None);
     }

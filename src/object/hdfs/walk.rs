@@ -36,6 +36,8 @@ pub(super) fn files_below(store: Arc<Inner>, top: String) -> BoxStream<'static, 
 impl Walk {
     async fn next(&mut self) -> Result<Option<FileStatus>> {
         loop {
+            // Files that were found go out before more folders are listed, so memory holds the entries of a few folders
+            // only.
             if let Some(file) = self.files.pop_front() {
                 return Ok(Some(file));
             }
