@@ -35,11 +35,11 @@ use crate::{
 /// A checkpoint to make a savepoint of.
 #[derive(Debug, Clone)]
 pub struct Export {
-    /// The checkpoint.
+    /// The checkpoint that the savepoint is made of.
     pub source: Source,
     /// The name of the savepoint.
     pub name: Name,
-    /// The time.
+    /// The present time, which becomes the time of the savepoint.
     pub now: TimeMs,
 }
 
@@ -58,9 +58,9 @@ pub enum ExportError {
          after that is done in every subtask"
     )]
     TwoForms {
-        /// Of which.
+        /// The operator that has both.
         operator: Name,
-        /// Of both.
+        /// The name that both forms have.
         state: String,
     },
     /// The key groups of the subtasks are no partition.
@@ -109,7 +109,7 @@ pub async fn create_of(
     let id = SavepointId { job: export.source.job.clone(), name: export.name.clone() };
     let mut files = Files::new(options, &id).await?;
     let read = async |found: &Found<'_>| {
-        let written = write(export, options, found, (&mut files, &mut progress)).await;
+        let written = write(export, options, found, &mut files, &mut progress).await;
         if written.is_err() {
             files.delete().await;
         }
@@ -134,12 +134,13 @@ pub async fn remove(id: &SavepointId, store: &Store, retry: Retry) -> Result<u64
     Ok(count)
 }
 
-/// Writes everything.
+/// Writes the rows of every operator, and the metadata after them.
 async fn write(
     export: &Export,
     options: &ReaderOptions<'_>,
     found: &Found<'_>,
-    (files, progress): (&mut Files<'_>, &mut impl FnMut(Progress)),
+    files: &mut Files<'_>,
+    progress: &mut impl FnMut(Progress),
 ) -> Result<Metadata, ExportError> {
     let mut metadata = Metadata {
         job: export.source.job.to_string(),

@@ -175,7 +175,7 @@ async fn read(
     let source = PartSource { backend: handle.backend, checkpoint: handle.checkpoint, lease_ms: lease_ms(env) };
     let send = async |message: Message| matches!(timeout(TAKEN_WITHIN, sender.send(Ok(message))).await, Ok(Ok(())));
     let done = source
-        .read(&options, async |manifest, record| pages::read((manifest, record), (&options, wanted), send).await)
+        .read(&options, async |manifest, record| pages::read(manifest, record, &options, wanted, send).await)
         .await;
     done.map_err(|error| match error {
         ReadError::NoState(_) => Error::new(Reason::InvalidArgument, error.to_string()),

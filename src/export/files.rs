@@ -20,9 +20,9 @@ pub struct Files<'a> {
     filling: Filling,
     /// Rows of each state of the operator.
     rows: BTreeMap<String, u64>,
-    /// Of the operator.
+    /// The files of the operator that are in the store.
     written: Vec<FileMeta>,
-    /// All objects that were made.
+    /// All objects that were made, of every operator; they are deleted if the savepoint fails.
     created: Vec<Path>,
 }
 
@@ -33,7 +33,7 @@ struct Filling {
     full: Vec<(WrittenFile, Places)>,
 }
 
-/// Of the first and the last row of a file.
+/// The places of the first and the last row of a file.
 type Places = (Place, Place);
 
 impl<'a> Files<'a> {
@@ -51,7 +51,7 @@ impl<'a> Files<'a> {
         Ok(Self { options, id, operator, filling, rows, written: vec![], created: vec![] })
     }
 
-    /// The savepoint.
+    /// The savepoint that the files belong to.
     #[must_use]
     pub fn id(&self) -> &'a SavepointId {
         self.id
@@ -70,16 +70,16 @@ impl<'a> Files<'a> {
         states: &BTreeMap<StateId, StateDescriptor>,
         part: &Part,
     ) -> Result<(), ExportError> {
-        for at @ (_, state, ..) in rows::places(part, subtask, states) {
+        for at in rows::places(part, subtask, states) {
             let (mut count, mut next) = (0, Some(0));
             while let Some(first) = next {
-                next = rows::piece(part, (at, first), |row| {
+                next = rows::piece(part, at, first, |row| {
                     count += 1;
                     self.filling.push(row).map_err(rows_error)
                 })?;
                 self.upload().await?;
             }
-            *self.rows.entry(state.name.clone()).or_insert(0) += count;
+            *self.rows.entry(at.descriptor.name.clone()).or_insert(0) += count;
         }
         Ok(())
     }

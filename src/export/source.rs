@@ -30,7 +30,7 @@ use crate::{
 /// A checkpoint to read.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The job.
+    /// The job whose checkpoint is read.
     pub job: Name,
     /// The id of the checkpoint; `None` for the newest that all operators have.
     pub checkpoint: Option<u64>,
@@ -60,7 +60,7 @@ pub enum SourceError {
     /// There is no such checkpoint.
     #[error("job `{job}` has no checkpoint {wanted} that every subtask of every operator retains; there are: {there}")]
     NoCheckpoint {
-        /// The job.
+        /// The job that was asked for its checkpoints.
         job: Name,
         /// The id that was asked for.
         wanted: String,
@@ -70,7 +70,7 @@ pub enum SourceError {
     /// There is no such checkpoint of one subtask.
     #[error("backend `{of}` retains no checkpoint {id} of epoch {epoch}: it never completed, or was let go of")]
     NoPart {
-        /// The backend.
+        /// The backend that the part would belong to.
         of: BackendId,
         /// The id of the checkpoint.
         id: u64,

@@ -316,7 +316,8 @@ impl OperatorMeta {
     /// If the file is missing, or its length or checksum differs from the record.
     pub async fn read_file(
         store: &Store,
-        (savepoint, operator): (&SavepointId, &Name),
+        savepoint: &SavepointId,
+        operator: &Name,
         file: &FileMeta,
         retry: Retry,
     ) -> Result<(Path, Bytes), SavepointError> {

@@ -101,6 +101,14 @@ impl Coverage {
     }
 }
 
+/// A position in the contents of a backend: a stable hash of (state, key group).
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    state: StateId,
+    key_group: KeyGroup,
+    hash: u64,
+}
+
 /// A cut that is under way.
 ///
 /// Invariant: `covered` has no place before `walked`, since all of these are covered.
@@ -117,8 +125,9 @@ struct Cut {
 }
 
 impl Cut {
-    /// The uncovered range around a hash.
-    fn gap(&self, state: StateId, key_group: KeyGroup, hash: u64) -> Option<HashRange> {
+    /// The uncovered range around a spot; `None` if the spot is covered, or no part of the cut.
+    fn gap(&self, spot: Spot) -> Option<HashRange> {
+        let Spot { state, key_group, hash } = spot;
         let (position, at) = self.walked?;
         let walking = *self.states.get(position)?;
         let is_of_cut = self.states.last().is_some_and(|last| state <= *last);
@@ -128,15 +137,16 @@ impl Cut {
         self.covered.get(&(state, key_group)).map_or(Some(HashRange::ALL), |covered| covered.gap(hash))
     }
 
-    /// Covers the range around a hash that is not covered: by the kept piece if it has not changed since, or else by
+    /// Covers the range around a spot whose gap is `gap`: by the kept piece if it has not changed since, or else by
     /// copying a slice. `copied` may have the copy already.
     fn cover(
         &mut self,
         backend: &dyn PieceSnapshots,
-        (state, key_group, hash): (StateId, KeyGroup, u64),
+        spot: Spot,
         gap: HashRange,
         copied: &mut Option<CutPiece>,
     ) -> Result<(), StateError> {
+        let Spot { state, key_group, hash } = spot;
         let within = |range: HashRange| gap.first <= range.first && range.last <= gap.last;
         let kept = (self.kept)(state, key_group, hash).filter(|(range, _)| within(*range));
         let kept = kept.map(|(range, sqn)| (range, sqn, backend.changed(state, key_group, range)));
@@ -237,10 +247,11 @@ impl Cuts {
     /// As [`PieceSnapshots::copy_piece`].
     pub fn before(&mut self, backend: &dyn PieceSnapshots, at: Address<'_>) -> Result<(), StateError> {
         let hash = stable_hash(at.key, at.namespace);
+        let spot = Spot { state: at.state, key_group: at.key_group, hash };
         let mut copied = None;
         for cut in &mut self.running {
-            if let Some(gap) = cut.gap(at.state, at.key_group, hash) {
-                cut.cover(backend, (at.state, at.key_group, hash), gap, &mut copied)?;
+            if let Some(gap) = cut.gap(spot) {
+                cut.cover(backend, spot, gap, &mut copied)?;
             }
         }
         Ok(())
@@ -261,8 +272,9 @@ impl Cuts {
             let Some((position, key_group)) = cut.walked else { return Ok(None) };
             let state = *cut.states.get(position).expect("the walk is at a state");
             let lowest = cut.covered.get(&(state, key_group)).map_or(Some(0), Coverage::lowest_gap);
-            match lowest.and_then(|hash| Some((hash, cut.gap(state, key_group, hash)?))) {
-                Some((hash, gap)) => cut.cover(backend, (state, key_group, hash), gap, &mut None)?,
+            let spot = lowest.map(|hash| Spot { state, key_group, hash });
+            match spot.and_then(|spot| Some((spot, cut.gap(spot)?))) {
+                Some((spot, gap)) => cut.cover(backend, spot, gap, &mut None)?,
                 None => cut.step(),
             }
         }

@@ -333,7 +333,7 @@ pub fn execute<B: StateBackend + ?Sized>(
 ) -> Result<Option<Answer>, StateError> {
     match context.descriptor.ttl {
         None => run(backend, at, op, context, log),
-        Some(ttl) => timed::execute(backend, at, op, (context, ttl), log),
+        Some(_) => timed::execute(backend, at, op, context, log),
     }
 }
 

@@ -318,7 +318,7 @@ impl StateBackend for RocksDbBackend {
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
-        self.page_of_timers(state, (after, up_to), limit, read)
+        self.page_of_timers(state, after, up_to, limit, read)
     }
 
     fn timer_count(&self, state: StateId) -> Result<u64, StateError> {
@@ -353,7 +353,7 @@ impl StateBackend for RocksDbBackend {
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
         if self.kind(state)? == StateKind::Timer {
-            return self.names_of_timers((state, key_group), after, limit, read);
+            return self.names_of_timers(state, key_group, after, limit, read);
         }
         let at = Address { state, key_group, key: &[], namespace: &[] };
         let (shard, mut all) = (self.shard(at)?, vec![]);

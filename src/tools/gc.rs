@@ -54,7 +54,7 @@ pub async fn run(store: &Store, options: &Options, clock: &Clock, random: &Rando
     };
     let mut outcome = Outcome { deletes: options.delete, jobs: vec![] };
     for job in jobs {
-        let swept = sweep(store, &job, options, (clock, random)).await;
+        let swept = sweep(store, &job, options, clock, random).await;
         outcome.jobs.push((job, swept));
     }
     match &options.job {
@@ -67,7 +67,8 @@ async fn sweep(
     store: &Store,
     job: &Name,
     options: &Options,
-    (clock, random): (&Clock, &Random),
+    clock: &Clock,
+    random: &Random,
 ) -> Result<SweepReport, SweepError> {
     let now_ms = if options.delete { collect::store_time(store, job, random, retry()).await? } else { clock.now_ms() };
     let options = SweepOptions { grace: options.grace, now_ms, delete: options.delete };

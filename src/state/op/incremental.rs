@@ -64,9 +64,11 @@ pub struct Target {
     pub key_groups: KeyGroupRange,
     /// The TTL of the state, at the time of the batch.
     pub life: Lifespan,
+    /// Number of entries that the batch looks at.
+    pub entries: u64,
 }
 
-/// Looks at `entries` entries and removes the expired ones. Each change is applied to `backend`, then passed to `log`.
+/// Looks at as many entries as the target says, and removes the expired ones. Each change is applied to `backend`, then passed to `log`.
 ///
 /// # Errors
 /// The error of the backend. Changes made before it stay made and logged.
@@ -74,10 +76,10 @@ pub fn clean<B: StateBackend + ?Sized>(
     backend: &mut B,
     target: &Target,
     cursor: &mut Cursor,
-    (entries, upkeep): (u64, &Upkeep),
+    upkeep: &Upkeep,
     log: &mut impl FnMut(&Change<'_>),
 ) -> Result<(), StateError> {
-    let mut left = entries;
+    let mut left = target.entries;
     while left > 0 {
         let Some((key_group, key, namespace)) = cursor.names.pop_front() else {
             if !cursor.read_ahead(backend, target)? {
@@ -247,7 +249,7 @@ impl Look<'_> {
             return Ok(Within::List(index, tally));
         }
         if tally.is_mostly_gone() {
-            upkeep::compact(writer, (self.life, self.upkeep), &[])?;
+            upkeep::compact(writer, self.life, self.upkeep, &[])?;
         }
         Ok(Within::Begin)
     }

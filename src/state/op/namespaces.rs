@@ -130,7 +130,7 @@ fn unite<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
             let more =
                 writer.backend.map_page(*source, MapKeys::from(&from), PAGE, &mut |key, _| page.push(key.to_vec()))?;
             for map_key in &page {
-                let result = entry(writer, map_key, (before, from_here), context)?;
+                let result = entry(writer, map_key, before, from_here, context)?;
                 let Ok(value) = result else { return Ok(Err(TooLong)) };
                 if let (Some(value), Run::Real) = (value, run) {
                     writer.write(Action::MapPut { map_key, value: &value })?;
@@ -152,7 +152,8 @@ fn unite<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
 fn entry<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &Writer<'_, B, L>,
     map_key: &[u8],
-    (before, from_here): (&[Address<'_>], &[Address<'_>]),
+    before: &[Address<'_>],
+    from_here: &[Address<'_>],
     context: &OpContext<'_>,
 ) -> Result<Result<Option<Vec<u8>>, TooLong>, StateError> {
     for source in before {

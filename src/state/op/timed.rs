@@ -15,7 +15,7 @@ use crate::{
         forward::forward,
         ttl::{Entry, Lifespan, REMOVED, stamp},
     },
-    types::{StateKind, Ttl, TtlUpdate},
+    types::{StateKind, TtlUpdate},
 };
 
 /// Bounds of one read of the inner backend.
@@ -70,9 +70,11 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
     backend: &mut B,
     at: Address<'_>,
     op: &Op<'_>,
-    (context, ttl): (&OpContext<'_>, Ttl),
+    context: &OpContext<'_>,
     log: &mut (impl FnMut(&Change<'_>) + Send),
 ) -> Result<Option<Answer>, StateError> {
+    // The view of a state without TTL would be the state itself.
+    let Some(ttl) = context.descriptor.ttl else { return run(backend, at, op, context, log) };
     if let Op::Keys { all_namespaces, token, limit } = *op {
         let namespace = (!all_namespaces).then_some(at.namespace);
         return scan::keys(backend, scan::Scan { state: at.state, namespace, token, limit }, context).map(Some);
@@ -91,7 +93,7 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
     let answer = match *op {
         Op::MapCount => Some(Answer::Count(timed.count(at, StateKind::Map)?)),
         Op::ListCount => Some(Answer::Count(timed.count(at, StateKind::List)?)),
-        Op::ListGet { start, token, limit } => Some(timed.list(at, (start, token, limit), context)?),
+        Op::ListGet { start, token, limit } => Some(timed.list(at, start, token, limit, context)?),
         // A hidden entry is removed, too.
         Op::MapRemove { map_key } => {
             let mut found = false;
@@ -163,7 +165,9 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
     fn list(
         &self,
         at: Address<'_>,
-        (start, token, limit): (u64, &[u8], u64),
+        start: u64,
+        token: &[u8],
+        limit: u64,
         context: &OpContext<'_>,
     ) -> Result<Answer, StateError> {
         let begin = match (lists::Token::decode(token, at, context.scope), context.cursors) {
@@ -246,7 +250,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         let touched: Vec<u64> = met.touched.iter().filter_map(|(place, _)| place.index()).collect();
         let mut writer = Writer { backend: &mut *self.inner, at, log: &mut *self.log };
         if met.list.is_some_and(|list| list.is_mostly_gone())
-            && upkeep::compact(&mut writer, (self.life, upkeep), &touched)?
+            && upkeep::compact(&mut writer, self.life, upkeep, &touched)?
         {
             return Ok(());
         }

@@ -103,7 +103,8 @@ impl Tally {
 /// elements were looked at. Touches the elements with an index in `touched`, which ascends. Returns whether it did.
 pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
-    (life, upkeep): (Lifespan, &Upkeep),
+    life: Lifespan,
+    upkeep: &Upkeep,
     touched: &[u64],
 ) -> Result<bool, StateError> {
     let (mut tally, mut expired, mut fault) = (Tally::default(), 0, None);

@@ -86,12 +86,13 @@ impl Timers {
     fn page(
         &mut self,
         rows: Rows<'_>,
-        (after, up_to): (Option<TimerRef<'_>>, i64),
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
         match self {
-            Self::Disk(disk) => disk.page(rows, (after, up_to), limit, read),
+            Self::Disk(disk) => disk.page(rows, after, up_to, limit, read),
             Self::Heap(heap) => {
                 let heap = match heap {
                     Some(heap) => heap,
@@ -207,13 +208,14 @@ impl RocksDbBackend {
     pub(super) fn page_of_timers(
         &self,
         state: StateId,
-        bounds: (Option<TimerRef<'_>>, i64),
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
         self.expect_timers(state)?;
         let Some(timers) = self.timers.get(&state) else { return Ok(false) };
-        timers.borrow_mut().page(self.rows(state), bounds, limit, read)
+        timers.borrow_mut().page(self.rows(state), after, up_to, limit, read)
     }
 
     /// As [`StateBackend::timer_count`](crate::state::StateBackend::timer_count): from an index in memory, or else by
@@ -249,7 +251,8 @@ impl RocksDbBackend {
     /// keeps the first names behind `after`.
     pub(super) fn names_of_timers(
         &self,
-        (state, key_group): (StateId, KeyGroup),
+        state: StateId,
+        key_group: KeyGroup,
         after: Option<(&[u8], &[u8])>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),

@@ -39,7 +39,7 @@ impl Undo {
             for layer in layers.iter().rev() {
                 layer.journal.roll_back(live, log)?;
                 for (id, cell) in layer.cells.iter().filter(|(_, cell)| !cell.is_list()) {
-                    restore(live, log, slice::from_ref(layer), (id, cell))?;
+                    restore(live, log, slice::from_ref(layer), id, cell)?;
                 }
             }
         }
@@ -48,7 +48,7 @@ impl Undo {
             let is_first = |id: &[u8]| !older.iter().any(|older| older.cells.contains_key(id));
             let is_left = |cell: &Cell| !self.is_lazy || cell.is_list();
             for (id, cell) in layer.cells.iter().filter(|(id, cell)| is_left(cell) && is_first(id)) {
-                restore(live, log, from_here, (id, cell))?;
+                restore(live, log, from_here, id, cell)?;
             }
         }
         self.garbage.extend(layers);
@@ -62,12 +62,13 @@ impl Cell {
     }
 }
 
-/// Restores one cell from the layers that may have it.
+/// Restores one cell with the identity `id` from the layers that may have it.
 fn restore(
     live: &mut dyn StateBackend,
     log: &mut dyn FnMut(&Change<'_>),
     layers: &[Layer],
-    (id, cell): (&[u8], &Cell),
+    id: &[u8],
+    cell: &Cell,
 ) -> Result<(), StateError> {
     let (state, key_group) = place(id);
     let at = Address { state, key_group, key: &cell.key, namespace: &cell.namespace };

@@ -18,9 +18,9 @@ pub(super) const LIVE_PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 1
 /// A backend as it was at a mark; for reads only. A read takes as long as the backend's, plus the records between the
 /// ends of its page.
 pub struct View<'a> {
-    live: &'a mut dyn StateBackend,
+    pub(super) live: &'a mut dyn StateBackend,
     /// The layers from the mark on, oldest first.
-    layers: Vec<&'a Layer>,
+    pub(super) layers: Vec<&'a Layer>,
 }
 
 /// Live map entries, or names, that were not returned yet.
@@ -256,7 +256,7 @@ impl StateBackend for View<'_> {
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
-        timers::page((self.live, &self.layers), (state, after, up_to), limit, read)
+        self.page_of_timers(state, after, up_to, limit, read)
     }
 
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {

@@ -104,7 +104,8 @@ impl Disk {
     pub(super) fn page(
         &mut self,
         rows: Rows<'_>,
-        (after, up_to): (Option<TimerRef<'_>>, i64),
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
