@@ -133,6 +133,7 @@ pub fn join(function: MergeFunction, current: Option<&[u8]>, value: &[u8]) -> Re
         MergeFunction::HyperLogLog => {
             let value = sketch(value)?;
             let mut all = current.map(sketch).transpose()?.unwrap_or_default();
+            // An empty sketch adds nothing. Without a stored one it is stored all the same, so that the entry exists.
             if value.is_empty() && current.is_some() {
                 return Ok(Merged::Unchanged);
             }

@@ -457,6 +457,8 @@ struct Writer<'a, B: ?Sized, L> {
 impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
     fn write(&mut self, action: Action<'_>) -> Result<(), StateError> {
         let change = Change { at: self.at, action };
+        // Ordering: the backend takes the change before the log does. A change that the backend refuses must not be
+        // logged, or every replay would fail at it.
         self.backend.apply(&change)?;
         (self.log)(&change);
         Ok(())
@@ -507,6 +509,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         }
         let merged = merged.map_err(|wrong| wrong.stored(state))?;
         let value = match &merged {
+            // With a TTL, even a merge without effect is a touch, and touches are logged.
             Merged::Unchanged if context.descriptor.ttl.is_none() => return Ok(None),
             Merged::Unchanged => return self.touch(map_key).map(|()| None),
             Merged::Append => operand,
@@ -516,6 +519,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         };
         let is_append = matches!(merged, Merged::Append);
         let kept = if is_append { length } else { 0 };
+        // Only the length of the result is known so far, which is enough: nothing is written that would have to be
+        // taken back.
         if value.len().saturating_add(kept) > context.max_value_bytes {
             return Ok(Some(Answer::LimitReached));
         }

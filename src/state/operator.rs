@@ -44,7 +44,7 @@ pub struct WithOperatorState {
 /// A subtask that takes over operator state from subtasks of another parallelism, or of the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Successor {
-    /// Its number.
+    /// The number of the subtask.
     pub subtask: u32,
     /// The parallelism of its operator, above `subtask`.
     pub parallelism: u32,
@@ -124,6 +124,7 @@ pub fn share(redistribution: Redistribution, had: &BTreeMap<u32, Contents>, old:
     let mut all: Vec<Bytes> = found.flat_map(elements).collect();
     if redistribution == Redistribution::Split && old != to.parallelism {
         let (subtask, new) = (to.subtask as usize, to.parallelism as usize);
+        // `new` is above 0, since a subtask of it asks. The first `more` subtasks get one element more.
         let (each, more) = (all.len() / new, all.len() % new);
         let begin = |subtask: usize| subtask * each + subtask.min(more);
         all = all.drain(begin(subtask)..begin(subtask + 1)).collect();
@@ -269,6 +270,7 @@ impl StateBackend for WithOperatorState {
         let (keyed, operator) = (self.keyed.counting(), self.operator.counting());
         Box::new(move |go_on| {
             let mut counts = keyed(go_on)?;
+            // Operator state is counted from memory, too fast to ask whether to go on.
             counts.entries.extend(operator(&mut || true)?.entries);
             Ok(counts)
         })
@@ -300,11 +302,11 @@ impl StateBackend for WithOperatorState {
         }
     }
 
-    /// Keyed and operator state, if both are copied by pieces.
     fn may_block(&self) -> bool {
         self.keyed.may_block()
     }
 
+    /// Keyed and operator state, if both are copied by pieces.
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
         self.keyed.pieces().map(|_| self as &dyn PieceSnapshots)
     }
@@ -352,6 +354,7 @@ impl PieceSnapshots for WithOperatorState {
     }
 
     fn begin_cut(&mut self, number: u64, kept: Kept) {
+        // No change comes between the two calls, so both cuts are of one moment.
         if let Some(keyed) = self.keyed.pieces_mut() {
             keyed.begin_cut(number, kept.clone());
         }

@@ -53,6 +53,7 @@ impl PagedCount {
         life: Option<Lifespan>,
         limit: PageLimit,
     ) -> Result<CountedPage, StateError> {
+        // Timers do not expire, so `life` does not matter to them.
         if matches!(op, Op::TimerCount) {
             return self.page_of_timers(backend, at.state, limit);
         }
@@ -70,6 +71,7 @@ impl PagedCount {
                 look(stored);
                 self.map_key.clear();
                 self.map_key.extend_from_slice(key);
+                // The first possible key behind the last one, which may be gone when the next page begins.
                 self.map_key.push(0);
             })?
         } else {

@@ -115,6 +115,7 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
     let (mut keys, mut looked_at, mut bytes) = (vec![], 0, 0);
     let mut groups = 0;
     loop {
+        // Neither difference is below 1: a page that has reached a bound has returned below.
         let limit = PageLimit {
             entries: (context.reach.names - looked_at).min(most - keys.len()),
             bytes: context.page_bytes.saturating_sub(bytes),
@@ -148,8 +149,10 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
         }
         groups += 1;
         if more {
+            // Without a name on the page, the next page begins where this one did.
             position.after = last.or(after);
         } else if let Some(next) = range.iter().find(|group| *group > position.key_group) {
+            // The key group is done. If the page is full, too, the token names the beginning of the next key group.
             position.key_group = next;
         } else {
             return Ok(Answer::Keys { keys, token: None });

@@ -98,6 +98,7 @@ pub(super) fn fire<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     scan: Scan<'_>,
     context: &OpContext<'_>,
 ) -> Result<Answer, StateError> {
+    // Ordering: the page is read whole before its first timer is removed. The index must not change under a read.
     let (timers, last) = page(&*writer.backend, scan, None, context)?;
     for Timer { time, key, namespace, key_group } in &timers {
         let at = Address { state: scan.state, key_group: *key_group, key, namespace };
@@ -125,6 +126,8 @@ fn page<B: StateBackend + ?Sized>(
         if is_full {
             return;
         }
+        // The token names the last timer that was looked at, not the last one on the page. Else a key group with few
+        // timers would be searched from its last timer on, again and again.
         if context.key_groups.contains(timer.key_group) {
             timers.push(Timer::copied(timer));
             skipped = None;

@@ -52,6 +52,8 @@ fn refusal(name: &str, value: &str) -> Option<String> {
     if name == "compaction_style" && value.contains("FIFO") {
         return Some("this compaction style drops state".to_owned());
     }
+    // Ordering: the form is checked before RocksDB reads the text. A value with a `;` would end here and set another
+    // option, which none of the checks above has seen.
     if !is_one_value(value) {
         return Some("this is not one value; values of several parts stand in braces".to_owned());
     }

@@ -77,6 +77,7 @@ impl Timers {
     /// Notes that a timer was added or removed; `row` is the rest of its key.
     fn note(&mut self, timer: TimerRef<'_>, row: &[u8], is_there: bool) {
         match self {
+            // The rows tell, once they are read.
             Self::Heap(None) => {}
             Self::Heap(Some(heap)) => heap.note(timer, is_there),
             Self::Disk(disk) => disk.note(timer.key_group, row, is_there),
@@ -117,6 +118,7 @@ impl Heap {
     }
 
     fn note(&mut self, timer: TimerRef<'_>, is_there: bool) {
+        // The bytes change only if the index does: a timer may be set or removed twice.
         let name: Arc<[u8]> = Name::new(timer.key, timer.namespace).block(&[]).into();
         let bytes = (name.len() + NAME_BYTES) as u64;
         if is_there {
@@ -180,6 +182,8 @@ impl RocksDbBackend {
         let position = self.position(change.at)?;
         let Self { shards, timers, key: entry, .. } = self;
         let shard = shards.get(position).expect("the shards cover the range");
+        // Ordering: the row is written before the order in memory learns of it. Both happen in one call, and nothing in
+        // between can fail.
         entry.clear();
         key::state_prefix(key_group, state, entry);
         let prefix = entry.len();

@@ -109,6 +109,7 @@ pub(super) fn count(live: &dyn StateBackend, at: Address<'_>, recorded: &[&OldMa
         let (older, _) = recorded.split_at(index);
         for (entry, old) in &timers.entries {
             if !older.iter().any(|older| older.entries.contains_key(entry)) {
+                // A timer that is set now is in `count` already, so the difference is not below 0.
                 count = count + u64::from(old.is_some()) - u64::from(live.timer(at, time(entry))?);
             }
         }
@@ -132,6 +133,8 @@ impl View<'_> {
         let (mut ahead, mut more): (VecDeque<OldTimer>, bool) = (VecDeque::new(), true);
         let mut page = Page::new(limit);
         loop {
+            // Live timers are read ahead whenever there are none left. So a recorded timer never overtakes a live one
+            // that is still unread.
             if ahead.is_empty() && more {
                 let read = &mut |timer: TimerRef<'_>| ahead.push_back(OldTimer::new(state, timer));
                 more = self.live.timer_page(state, last.as_ref().map(OldTimer::timer), up_to, LIVE_PAGE, read)?;
@@ -149,6 +152,8 @@ impl View<'_> {
             };
             let timer = match recorded {
                 Some((timer, was_there)) if !is_live => {
+                    // A record stands for its timer in all layers and in `live`: both go on behind it, whether or not
+                    // it was set.
                     position = Excluded(timer.clone());
                     ahead.pop_front_if(|live| live == timer);
                     was_there.then(|| timer.clone())
