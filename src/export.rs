@@ -110,6 +110,7 @@ pub async fn create_of(
     let mut files = Files::new(options, &id).await?;
     let read = async |found: &Found<'_>| {
         let written = write(export, options, found, &mut files, &mut progress).await;
+        // Without metadata these files are no savepoint, and would be in the way of the next one of this name.
         if written.is_err() {
             files.delete().await;
         }
@@ -128,6 +129,8 @@ pub async fn remove(id: &SavepointId, store: &Store, retry: Retry) -> Result<u64
     if objects.is_empty() {
         return Err(SavepointError::NotFound(id.folder()).into());
     }
+    // Ordering: the metadata goes first. From then on there is no savepoint, and the same call deletes the rest if this
+    // one stops half-way. In the other order there could be a savepoint whose files are gone.
     store.delete(&id.metadata(), retry).await?;
     let count = objects.len() as u64;
     store.delete_all(objects.into_iter().map(|object| object.path).collect(), retry).await?;
@@ -151,6 +154,7 @@ async fn write(
     };
     for (operator, parts) in &found.operators {
         let states = states(operator, parts)?;
+        // Ordering: attachments are read before rows. A damaged one then ends the savepoint before most of the work.
         let mut subtasks = vec![];
         for (manifest, record) in parts {
             subtasks.push(subtask(manifest, record, options).await?);
@@ -181,6 +185,7 @@ async fn write(
         };
         metadata.operators.insert(operator.to_string(), operator_meta);
     }
+    // Ordering: the metadata is written last, since the savepoint exists as soon as it does.
     let bytes = metadata.encode();
     // What nobody could read is not written.
     Metadata::decode(&bytes).map_err(ExportError::Unfit)?;

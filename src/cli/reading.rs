@@ -174,6 +174,7 @@ pub(super) fn changelog(args: &ChangelogArgs) -> Result<(), CliError> {
         });
         dump.await.map_err(CliError::runtime)
     });
+    // Ordering: the lines that were made go out before a fault is told.
     lines.finish()?;
     dumped
 }
@@ -213,6 +214,7 @@ fn show(args: &ReadArgs, filter: &Filter, limit: u64) -> Result<u64, CliError> {
         };
         state::scan(&place.target, filter, &options, lease_ms, show).await
     });
+    // Ordering: the lines that were made go out before a fault is told.
     lines.finish()?;
     scanned.map_err(CliError::runtime)?;
     Ok(shown)

@@ -58,6 +58,7 @@ fn moved(key: &str, name: &str) -> bool {
 }
 
 fn answered(found: Found, names: (&str, &str), value: &str, origin: &Origin, misspelt: bool) -> Option<Fault> {
+    // A beginning says little. A name with a slip or two to one of ours is more likely that one, misspelt.
     if misspelt && !found.whole {
         return None;
     }

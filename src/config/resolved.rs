@@ -40,6 +40,7 @@ fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
         })
         .collect();
     let budget = budget(&merged, host).unwrap_or_else(|fault| {
+        // With a budget that is not known, no rule about memory fails. Its own fault is enough.
         faults.push(fault);
         u64::MAX
     });
@@ -51,6 +52,7 @@ fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
     for (key, allowed) in merged.values.refused() {
         faults.push(merged.malformed(key, allowed));
     }
+    // Settings of an unreadable file are missing, so a rule could fail by defaults that nobody has chosen.
     if !incomplete {
         let judged = |rule: &&Rule| rule.keys.iter().all(|key| !faulty.contains(*key));
         for rule in check::RULES.iter().filter(judged).filter(|rule| !(rule.holds)(&config)) {

@@ -135,6 +135,7 @@ impl<'a> Files<'a> {
     /// [`ExportError::Exists`] if another object is there.
     pub async fn create(&mut self, path: &Path, payload: PutPayload) -> Result<(), ExportError> {
         match self.options.store.create(path, payload, self.options.retry).await? {
+            // An identical object is the work of an earlier attempt of this request, whose answer was lost.
             Created::New | Created::Identical => self.created.push(path.clone()),
             Created::Conflict => return Err(ExportError::Exists(path.clone())),
         }
@@ -161,6 +162,8 @@ impl<'a> Files<'a> {
 
 impl Filling {
     fn push(&mut self, row: &Row<'_>) -> Result<(), ParquetError> {
+        // Ordering: the file ends before the row comes, since the metadata has one range of key groups, or one subtask,
+        // for each file.
         if self.file.as_ref().is_some_and(|(_, (_, last))| !is_same_file(*last, row.place)) {
             self.end()?;
         }

@@ -143,6 +143,8 @@ pub async fn read(
                 };
                 let added = rows::piece(&part, at, first, add);
                 next = added.map_err(|source| SourceError::Rows { of: manifest.backend.clone(), source })?;
+                // Full pages are sent before the next piece is read, so memory holds the pages of one piece and no
+                // more.
                 for page in mem::take(&mut pages.done) {
                     taken(send(Message::Page(page)).await)?;
                 }
@@ -173,6 +175,8 @@ struct Pages {
 impl Pages {
     fn add(&mut self, row: &Row<'_>) {
         let goes_on = self.open.last().is_some_and(|last| last.key == row.key && last.namespace == row.namespace);
+        // Ordering: a full page is closed when the next row comes, and not before. Only that row tells whether the last
+        // entry goes on.
         if self.bytes >= self.page_bytes {
             self.close(goes_on);
         }

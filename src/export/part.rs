@@ -46,6 +46,7 @@ impl PartSource {
         };
         let done = tokio::select! {
             biased;
+            // Ordering: a lost pin is looked at first, as for a whole checkpoint.
             lost = held.keep() => Err(SourceError::from(lost).into()),
             done = checked => done,
         };

@@ -75,6 +75,7 @@ pub fn piece<E: From<RowError>>(
     first: u64,
     mut read: impl FnMut(&Row<'_>) -> Result<(), E>,
 ) -> Result<Option<u64>, E> {
+    // A copy of a piece cannot be broken off. After a fault, the rest of the piece is passed over.
     let (mut outcome, mut removed) = (Ok(()), 0);
     let mut push = |change: &Change<'_>| {
         if outcome.is_ok() {
@@ -96,6 +97,7 @@ fn row<'c>(
     state: &'c StateDescriptor,
     removed: &mut u64,
 ) -> Result<Option<Row<'c>>, String> {
+    // The elements of a list follow each other, so index 0 begins another list.
     if matches!(change.action, Action::ListPut { index: 0, .. }) {
         *removed = 0;
     }

@@ -139,8 +139,14 @@ impl Source {
         let heads = job::read_heads(options.store, &self.job, options.retry).await.map_err(SourceError::from)?;
         let checkpoint = self.choose(&heads, attempt)?;
         let found = Found { checkpoint, operators: parts(&heads, checkpoint) };
+        // The pins are kept outside of the future that makes them: those that were made are released even if the next
+        // one fails.
         let mut pins = vec![];
         let pinned = async {
+            // Ordering 1: the pins are written.
+            // Ordering 2: the heads are read again. A deleter publishes the removal of a checkpoint, and then lists the
+            // pins. So either the deleter sees the pin, or this reading sees the removal. Without it, a checkpoint that
+            // was removed between the first reading and the pin would be deleted while it is read.
             self.pin(&found, options, &mut pins).await?;
             let again = job::read_heads(options.store, &self.job, options.retry).await?;
             if is_gone(&found.operators, &again) { Err(SourceError::LetGo(checkpoint.id)) } else { Ok(()) }
@@ -149,6 +155,8 @@ impl Source {
             Err(error) => Err(error.into()),
             Ok(()) => tokio::select! {
                 biased;
+                // Ordering: a lost pin is looked at first, and ends the reading at once. What is read without a pin may
+                // be deleted under the reader, which would take that for damage.
                 lost = pin::keep_all(&mut pins) => Err(SourceError::from(lost).into()),
                 done = read(&found) => done,
             },

@@ -97,6 +97,7 @@ impl FileWriter {
     /// Whether the next row belongs in another file.
     #[must_use]
     pub fn is_full(&self) -> bool {
+        // The rows at hand count uncompressed, so a file rather ends a little early.
         self.file.bytes_written() + self.columns.bytes >= FILE_BYTES
     }
 

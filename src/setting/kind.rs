@@ -217,6 +217,7 @@ fn list(text: &str) -> Option<Vec<String>> {
         return Some(items(text).map(str::to_owned).collect());
     }
     let table: toml::Table = format!("list = {text}").parse().ok()?;
+    // `text` may end the list and go on with other keys, which would be settings that nobody checks.
     let toml::Value::Array(items) = table.get("list").filter(|_| table.len() == 1)? else { return None };
     let item = |item: &toml::Value| match item {
         toml::Value::String(text) => Some(text.clone()),

@@ -97,6 +97,7 @@ async fn of_part(
     };
     let span = head.span(record);
     let only = key_group_of(filter.key_group, filter.key.as_ref(), span.assignment, span.max_parallelism);
+    // A key of keyed state is in one key group, so blocks of others are not read.
     let only = only.map_or_else(|| vec![span.key_groups, KeyGroupRange::OPERATOR], |one| vec![one]);
     let read = restore.changes(&only, |logged| {
         let named = head.states.values().find(|state| state.data == logged.change.at.state);

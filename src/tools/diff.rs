@@ -90,6 +90,7 @@ struct Diff {
 /// [`DiffFault`].
 pub async fn diff(from: Side<'_>, to: Side<'_>, top: usize, mut progress: impl FnMut(u64)) -> Result<Node, DiffFault> {
     let mut diff = Diff::default();
+    // Too little memory is no fault of a target, and `open` returns only those. So this fault goes around it.
     let mut told = None;
     // Half of the memory is for the entries that are read, the other half for sizes.
     let half = |options: &ReaderOptions<'_>| options.memory / 2;
@@ -134,6 +135,7 @@ impl Diff {
         let mut read: u64 = 0;
         for (operator, max_parallelism) in operators {
             let all = KeyGroupRange::new(0, max_parallelism.saturating_sub(1)).ok();
+            // This is a stack, so that the two halves of a range come right after it.
             let mut left: Vec<KeyGroupRange> = [Some(KeyGroupRange::OPERATOR), all].into_iter().flatten().collect();
             while let Some(key_groups) = left.pop() {
                 let filter =
@@ -157,6 +159,8 @@ impl Diff {
                     self.take(&operator, part, top);
                     continue;
                 }
+                // Both sides are read again for each half. All of a range has to be in memory at once, since a key is
+                // compared only when both of its sizes are known.
                 if key_groups.count() == 1 {
                     return Err(DiffFault::Memory { operator, key_groups, memory });
                 }
@@ -180,6 +184,7 @@ impl Diff {
                 let (operator, state) = (operator.clone(), name.clone());
                 self.keys.push(GrownKey { operator, state, key_group, key, sizes });
             }
+            // To sort after each key would take too long, and to keep all keys would take too much memory.
             if self.keys.len() > top.saturating_mul(2).saturating_add(1024) {
                 self.cut(top);
             }

@@ -70,6 +70,8 @@ async fn sweep(
     clock: &Clock,
     random: &Random,
 ) -> Result<SweepReport, SweepError> {
+    // The clock of the store is read from an object that is written for it, and a dry run writes nothing. The clock of
+    // this host may be wrong, but in a dry run nothing is deleted by it.
     let now_ms = if options.delete { collect::store_time(store, job, random, retry()).await? } else { clock.now_ms() };
     let options = SweepOptions { grace: options.grace, now_ms, delete: options.delete };
     collect::sweep(store, job, &options, retry()).await

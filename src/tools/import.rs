@@ -155,6 +155,8 @@ pub async fn create(
         survey.check_memory(options.memory)?;
         surveys.push(survey);
     }
+    // Ordering: every row of every operator is checked before the first file is written. A fault in the last row costs
+    // time, and leaves nothing behind.
     let mut files = Files::new(options, &import.id).await?;
     let written = write(import, options, surveys, &mut files, &mut count).await;
     if written.is_err() {
@@ -175,6 +177,7 @@ async fn write(
     for survey in surveys {
         let (operator, shape) = (survey.operator, survey.shape);
         files.begin(operator);
+        // Ordering: parts come in order of their key groups, and operator state last, as files need it.
         for (part, rows) in survey.parts(options.memory) {
             let sorted = survey.read(part, rows, &mut *count)?;
             for row in sorted.rows(&survey.states) {
@@ -383,6 +386,8 @@ impl<'a> Survey<'a> {
                 Ok(())
             })?;
         }
+        // The parts were cut by the numbers of the first pass. Other numbers mean other rows, which nothing has
+        // checked.
         if sorted.len() as u64 != rows {
             return Err(ImportError::Changed(self.operator.clone()));
         }

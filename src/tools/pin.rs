@@ -217,12 +217,14 @@ async fn by_fence(
         let gone = || PinFault::LetGo(backend.clone());
         let head = chain::read_head(store, backend, retry()).await?.ok_or_else(gone)?;
         let record = head.manifest.checkpoints.iter().find(|record| record.identity == checkpoint).ok_or_else(gone)?;
+        // An earlier run of the command has done this subtask.
         if record.pinned == is_pinned {
             return Ok(());
         }
         let fence = generation::pin(&head, &checkpoint, is_pinned, random.uuid());
         match chain::append(store, &fence.ok_or_else(|| PinFault::TooManyEpochs(backend.clone()))?, retry()).await {
             Ok(_) => return Ok(()),
+            // Another writer was faster. The next try derives from its manifest, which may have let the checkpoint go.
             Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
         }

@@ -21,6 +21,7 @@ pub async fn list(store: &Store, job: Option<&Name>) -> Result<(Node, Vec<String
         _ => None,
     };
     let mut ids: Vec<SavepointId> = objects.into_iter().filter_map(of_savepoint).collect();
+    // The listing is ordered by path, so the files of one savepoint follow each other.
     ids.dedup();
     let (mut nodes, mut faults) = (vec![], vec![]);
     for id in ids {

@@ -53,6 +53,7 @@ pub async fn copy(from: End<'_>, to: End<'_>, mut progress: impl FnMut(u64)) -> 
                 metadata.encode()
             }
         };
+        // Ordering: the metadata comes last, since the savepoint exists as soon as it does.
         create(to.store, to.id.metadata(), metadata, &mut created).await
     };
     let copied = copied.await;
@@ -108,6 +109,7 @@ async fn objects(
         if size != object.bytes {
             return Err(damaged(size).into());
         }
+        // A read of a whole object is bounded, and objects of a savepoint may be longer than the bound.
         let bytes = from.store.get_range(&path, 0..size, retry()).await?;
         create(to.store, object.at(&target), bytes, created).await?;
         done += object.bytes;
@@ -119,6 +121,7 @@ async fn objects(
 async fn create(store: &Store, path: Path, bytes: bytes::Bytes, created: &mut Vec<Path>) -> Result<(), TransferFault> {
     match store.create(&path, PutPayload::from_bytes(bytes), retry()).await? {
         Created::Conflict => Err(TransferFault::Exists(path)),
+        // An identical object is the work of an earlier attempt of this request, whose answer was lost.
         Created::New | Created::Identical => {
             created.push(path);
             Ok(())

@@ -98,6 +98,8 @@ async fn rebuild(
         rebuilt.read.add(reader.progress());
         match read {
             Ok(()) => {}
+            // Damage is a finding about this part, and the others are still of interest. A store that fails says
+            // nothing about any part.
             Err(fault @ (SourceError::Unreadable { .. } | SourceError::Rows { .. })) => {
                 rebuilt.faults.push(fault.to_string())
             }

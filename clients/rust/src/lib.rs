@@ -281,6 +281,7 @@ impl Client {
         loop {
             let page = self.stub().describe(request.clone()).await?.into_inner();
             for description in page.backends {
+                // A backend with many states goes over several pages, which follow each other.
                 match described.last_mut() {
                     Some(last) if last.backend == description.backend => last.states.extend(description.states),
                     _ => described.push(description),

@@ -178,6 +178,9 @@ impl Backend {
                 key.entries = entries;
                 rewrite(&key, &mut batch)?;
             }
+            // Ordering: old entries go in the batch that writes the new ones, so that a crash leaves each of them in
+            // exactly one state. As long as others follow, only those of this page go. The next page then begins with
+            // the rest.
             match &key.entries {
                 OldEntries::Map(entries) if more => {
                     for MapEntry { key: map_key, .. } in entries {

@@ -98,6 +98,8 @@ impl Outgoing {
             Some(Waiter::Each(replies)) => {
                 let mut results = results.into_iter().peekable();
                 for (index, reply) in (0..).zip(replies) {
+                    // Results are in order of their operations. A write that was simply done has none, and the default
+                    // says so.
                     let result = results.next_if(|result| result.operation == index).unwrap_or_default();
                     let _ = reply.send(Ok(result));
                 }

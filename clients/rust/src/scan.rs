@@ -197,6 +197,7 @@ fn entries<M: Decode, V: Decode>(
     let last = result.entries.last().map(|entry| entry.key.clone());
     let decoded = result.entries.into_iter().map(|entry| Ok((M::decode(entry.key)?, V::decode(entry.value)?)));
     let page = decoded.collect::<Result<_, ClientError>>()?;
+    // A page without an entry has no place to go on from, so it ends the scan in any case.
     let more = result.more && last.is_some();
     if let Some(last) = last {
         operation.map_key = successor(&last);

@@ -129,6 +129,7 @@ impl Session {
         let (accepted, is_accepted) = oneshot::channel();
         let (applied, is_applied) = oneshot::channel();
         self.tell(Message::Batch(Outgoing::new(sealed, accepted, applied))).await?;
+        // The worker drops this sender only when the session is over.
         is_accepted.await.map_err(|_| self.shared.failure.get())?;
         Ok(Receipt { applied: is_applied, session: self.clone() })
     }

@@ -171,6 +171,7 @@ impl ChunkReader for File {
 
 impl Stored {
     fn read(&self, from: u64, to: u64) -> Result<Bytes, crate::object::StoreError> {
+        // The Parquet library is synchronous, so this thread waits, and its other tasks move to another one.
         tasks::blocking(|| Handle::current().block_on(self.store.get_range(&self.path, from..to, retry())))
     }
 }
