@@ -239,6 +239,8 @@ impl AdminServer {
         closed: &latch::Receiver<()>,
         connections: &mut JoinSet<()>,
     ) {
+        // Without a place the stream is dropped. Then every connection has a request that is being answered, and none
+        // is idle enough to make room.
         let Some(slot) = self.slots.take(None).map(Arc::new) else { return };
         let (busy, mut closed) = (slot.clone(), closed.clone());
         // A connection is idle between its requests.

@@ -44,6 +44,7 @@ fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
         faults.push(fault);
         u64::MAX
     });
+    // Ordering: shares become bytes before fields are read, since fields have only bytes.
     merged.values.share_out(BUDGET, budget);
     let mut config = Config::read(&mut merged.values, host);
     let part = usize::try_from(host.open_files() / ADMIN_DESCRIPTORS_PART).unwrap_or(usize::MAX).max(1);

@@ -123,6 +123,7 @@ impl Draft {
         let left_out = |why: &str| (Fate::LeftOut, why.trim_end_matches("; remove it").to_owned(), Ok(None));
         let is_secret = matches!(found.map(|it| it.answer), Some(Answer::Secret(_)));
         let (fate, note, carried) = match (same, found.map(|it| it.answer)) {
+            // Of several settings of one key, Flink takes the last one.
             _ if again.is_some() => left_out("it is set again further down"),
             (Some(spec), _) => {
                 let note = SAME.iter().find(|it| it.key == key).map_or("", |it| it.note);

@@ -115,6 +115,7 @@ impl FileWriter {
 
     fn end_group(&mut self) -> Result<(), ParquetError> {
         let columns = mem::take(&mut self.columns);
+        // Columns are written in the order of the schema. The library goes by positions, not by names.
         let mut group = self.file.next_row_group()?;
         optional::<Int32Type>(&mut group, &columns.key_group)?;
         optional::<Int32Type>(&mut group, &columns.subtask)?;

@@ -64,6 +64,7 @@ impl Values {
             *value = Value::Number(match share {
                 _ if *key == of => whole,
                 Share::Bytes(bytes) => bytes,
+                // The division comes first, so that the product does not overflow.
                 Share::Percent(percent) => whole / 100 * percent,
             });
         }

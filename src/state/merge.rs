@@ -117,6 +117,7 @@ pub fn join(function: MergeFunction, current: Option<&[u8]>, value: &[u8]) -> Re
         MergeFunction::MinI64 => integers(current, value, i64::min)?,
         MergeFunction::MaxI64 => integers(current, value, i64::max)?,
         MergeFunction::SumF64 => floats(current, value, |a, b| a + b)?,
+        // `total_cmp` puts -0.0 before 0.0, so the result does not depend on the order of the operands.
         MergeFunction::MinF64 => floats(current, value, |a, b| prefer(a, b, a.total_cmp(&b).is_le()))?,
         MergeFunction::MaxF64 => floats(current, value, |a, b| prefer(a, b, a.total_cmp(&b).is_ge()))?,
         MergeFunction::AverageI64 => averages(current, value, add_integers)?,

@@ -104,6 +104,8 @@ pub fn sources(redistribution: Redistribution, old: u32, to: Successor) -> Vec<u
     match redistribution {
         Redistribution::Union => (0..old).collect(),
         Redistribution::Split if old != to.parallelism => (0..old).collect(),
+        // With the same parallelism each subtask keeps its own elements, and any copy of a map will do. If there were
+        // no old subtasks, the one named here has nothing.
         Redistribution::Split | Redistribution::Broadcast => vec![to.subtask.checked_rem(old).unwrap_or(0)],
     }
 }
@@ -113,6 +115,7 @@ pub fn sources(redistribution: Redistribution, old: u32, to: Successor) -> Vec<u
 #[must_use]
 pub fn share(redistribution: Redistribution, had: &BTreeMap<u32, Contents>, old: u32, to: Successor) -> Contents {
     let from = sources(redistribution, old, to);
+    // Subtasks are visited in ascending order, so every subtask that computes shares sees the same order of elements.
     let mut found = from.iter().filter_map(|source| had.get(source));
     if redistribution == Redistribution::Broadcast {
         return found.next().cloned().unwrap_or(Contents::Entries(vec![]));

@@ -177,6 +177,7 @@ impl Place<'_> {
         let misfit = |what| Err(StateError::Mismatch { state: change.at.state, what });
         match (change.action, kind) {
             (Action::Clear, StateKind::Value) => shard.delete(key, None),
+            // The record of a list's length has the same prefix, so it goes with the elements.
             (Action::Clear, StateKind::Map | StateKind::List) => shard.clear(key)?,
             (Action::Put(value), StateKind::Value) => shard.put(key, None, value),
             (Action::Append(value), StateKind::Value) => append(shard, key, None, value)?,
@@ -494,6 +495,7 @@ impl ImageSnapshots for RocksDbBackend {
         self.timers.values().for_each(|timers| timers.borrow_mut().forget());
         let part = self.shards.iter().position(|shard| shard.key_groups == image.key_groups);
         match part.and_then(|part| self.shards.get_mut(part).map(|shard| (part, shard))) {
+            // Ids are parts of keys, so files can be taken over only if no id differs.
             Some((part, shard)) if states.iter().all(|(there, here)| there == here) => {
                 *shard = Shard::adopt(&self.resources, image, Some(&self.expiry))?;
                 // The database was opened anew: to this backend all of it changed just now, and its options have no

@@ -342,6 +342,7 @@ impl<'a> Survey<'a> {
     }
 
     fn check_memory(&self, memory: u64) -> Result<(), ImportError> {
+        // A key group is the smallest part, since all of its rows are sorted together. Operator state is one part, too.
         let too_large =
             |what: String, bytes| ImportError::TooLarge { operator: self.operator.clone(), what, bytes, memory };
         if let Some((group, (bytes, _))) = self.key_groups.iter().enumerate().find(|(_, (bytes, _))| *bytes > memory) {

@@ -160,6 +160,8 @@ pub async fn set(
     match by {
         By::Daemon(socket) => {
             let client = Client::connect(socket).await?;
+            // Subtasks are done one after the other. A fault leaves those before it done, and the error says how many
+            // they are.
             for (done, (head, record)) in parts.iter().enumerate() {
                 let (backend, all) = (head.backend.clone(), parts.len());
                 let set = by_daemon(&client, &backend, head.owner().epoch, record.identity, is_pinned).await;

@@ -181,6 +181,7 @@ fn of_descriptions(
     at_ms: u64,
     before: Option<&Snapshot>,
 ) -> Snapshot {
+    // Another process has begun to count anew.
     let before = before.filter(|before| before.instance == instance);
     let mut backends: Vec<_> = described.iter().map(|description| of_description(description, at_ms, before)).collect();
     backends.sort_by(|one, other| one.name.cmp(&other.name));
@@ -196,6 +197,7 @@ fn of_description(description: &BackendDescription, at_ms: u64, before: Option<&
     let epoch = reference.epoch.unwrap_or_default().number;
     let acknowledged = description.acknowledgement.unwrap_or_default();
     let known = before.and_then(|before| Some((before, before.backends.iter().find(|known| known.name == name)?)));
+    // A new owner counts its batches anew.
     let batches_per_second = known.filter(|(_, known)| known.epoch == epoch).map_or(0.0, |(before, known)| {
         let batches = acknowledged.applied_to.saturating_sub(known.applied_to);
         #[allow(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]

@@ -304,6 +304,7 @@ impl<K: ?Sized, V: Encode + Decode> ValueState<K, V> {
             }
         }
         let Some(merged) = merged else { return Ok(()) };
+        // The value and the clears are one batch, so that no barrier comes between them.
         let mut batch = BatchBuilder::new();
         batch.append(&target.operation(state, OperationKind::Put, &encoded(&merged)));
         for source in &sources {

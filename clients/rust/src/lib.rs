@@ -157,6 +157,7 @@ impl Client {
     pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path: Arc<Path> = path.as_ref().into();
         let name = path.display().to_string();
+        // This runs for every connection, so a reconnect is checked like the first one.
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { peer::connect(&path).await.map(TokioIo::new) }

@@ -66,6 +66,8 @@ impl Outgoing {
             return Ok(None);
         }
         let (left_out, results): (Vec<_>, Vec<_>) = results.into_iter().partition(is_left_out);
+        // Ordering: the results are translated first, since `take` moves the former indexes away. Those of the reads
+        // that are left out stay indexes of this batch, by which its operations are found.
         let results = self.translated(results);
         let mut rest = self.take();
         rest.results.extend(results);

@@ -91,6 +91,7 @@ impl Failure {
     }
 
     fn get(&self) -> ClientError {
+        // A worker that has left no reason has ended with its runtime.
         self.0.get().cloned().unwrap_or(ClientError::Closed)
     }
 }

@@ -178,6 +178,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
             (Some(token), None) => lists::Place { index: token.index, ..lists::Place::default() },
             (Some(token), Some(cursors)) => match cursors.find(at, token) {
                 Some(place) => place,
+                // The token was good when the batch was checked. Since then, the batch itself has noted so many cursors
+                // that this one was dropped.
                 None => return Ok(Answer::AskAgain),
             },
         };

@@ -28,6 +28,7 @@ pub(super) fn copy(
     states: &StateIds,
     shards: &[Shard],
 ) -> Result<(), StateError> {
+    // The source is a database of its own until this returns. Its folder, and so the image, goes with it.
     let source = Shard::adopt(resources, image, None)?;
     let same = states.iter().all(|(there, here)| there == here);
     for shard in shards.iter().filter(|shard| shard.key_groups.overlaps(source.key_groups)) {

@@ -317,6 +317,7 @@ impl StateBackend for View<'_> {
                 position = id.to_vec();
                 live.page.pop_front_if(|(live, ..)| live[..] == id[..]);
                 let (key, namespace) = (&cell.key[..], &cell.namespace[..]);
+                // A name has a record also if its first entry came after the mark. Then it had none at the mark.
                 if self.exists(Address { state, key_group, key, namespace })? {
                     if !page.takes(key.len() + namespace.len()) {
                         return Ok(true);
