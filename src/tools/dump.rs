@@ -299,7 +299,7 @@ fn page_fields(page: &Page, home: Home, uuid: Uuid) -> Vec<(&'static str, Node)>
         Page::Handles(handles) => ("handles", Node::list(handles.iter().map(handle))),
         Page::Past(stretches) => ("past", Node::list(stretches.iter().map(stretch))),
         Page::Pages(pages) => ("pages", Node::list(pages.iter().map(page_ref))),
-        Page::Attachments(all) => ("attachments", Node::list(all.iter().map(attachment))),
+        Page::Attachments(all) => ("attachments", Node::list(all.iter().map(|(of, bytes)| attachment(of, bytes)))),
     };
     let (subtask, epoch) = (home.subtask, home.epoch);
     vec![
@@ -311,7 +311,7 @@ fn page_fields(page: &Page, home: Home, uuid: Uuid) -> Vec<(&'static str, Node)>
     ]
 }
 
-fn attachment((of, bytes): &(CheckpointIdentity, Bytes)) -> Node {
+fn attachment(of: &CheckpointIdentity, bytes: &Bytes) -> Node {
     Node::Fields(vec![("checkpoint", Node::text(of)), ("attachment", Node::text(hex(bytes)))])
 }
 

@@ -90,7 +90,7 @@ impl<C: Cell> Directory<C> {
         let position = self.position(name.hash());
         let slice = self.slice_mut(position);
         // Ordering: the cell is changed or added first, and the slice is split afterwards. A refused change therefore
-        // splits nothing. One split is enough: if all cells fall into one half, the next change of that half splits it
+        // splits nothing. One split is enough: if all cells fall into one half, the next write to that half splits it
         // again.
         match slice.change(name, tally, change) {
             Some(result) => result?,

@@ -117,8 +117,8 @@ impl Resources {
         let shared = &*self.0;
         let limit = shared.memtables.get_buffer_size();
         let is_over = || shared.memtables.get_usage() > limit + limit / 2;
-        // Without a memtable on its way to disk there is nothing to wait for. The wait has an end, because a disk that
-        // hangs is reported by the write itself.
+        // Without a memtable on its way to disk there is nothing to wait for. The wait is bounded, since memory is
+        // shared by all databases, and the flush of another one may hang.
         let mut waited = Duration::ZERO;
         while waited < FLUSH_WAIT && is_over() && self.property("num-immutable-mem-table") > 0 {
             thread::sleep(FLUSH_POLL);
