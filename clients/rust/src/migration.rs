@@ -161,8 +161,8 @@ impl Backend {
         Ok((page.keys, page.token))
     }
 
-    /// Rewrites all entries of one key and namespace of the state `old`. The entries in `key` are replaced by those that
-    /// it reads.
+    /// Rewrites all entries of one key and namespace of the state `old`. Those in `key` are replaced by those that it
+    /// reads.
     async fn rewrite(
         &self,
         mut key: OldKey,

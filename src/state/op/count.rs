@@ -40,8 +40,8 @@ pub fn is_paged(op: &Op<'_>, descriptor: &StateDescriptor, walks_maps: bool) -> 
 }
 
 impl PagedCount {
-    /// Counts the next page: of the map or list at `at`, or of all timers. `life` is the TTL of the state at the time of
-    /// the batch, if it has one.
+    /// Counts the next page: of the map or list at `at`, or of all timers. `life` is the TTL of the state, if it has
+    /// one, at the time of the batch.
     ///
     /// # Errors
     /// The error of the backend.

@@ -68,7 +68,8 @@ pub struct Target {
     pub entries: u64,
 }
 
-/// Looks at as many entries as the target says, and removes the expired ones. Each change is applied to `backend`, then passed to `log`.
+/// Looks at as many entries as the target says, and removes the expired ones. Each change is applied to `backend`, then
+/// passed to `log`.
 ///
 /// # Errors
 /// The error of the backend. Changes made before it stay made and logged.
