@@ -235,6 +235,8 @@ async fn wait_for(mut stopped: tokio::sync::watch::Receiver<bool>) {
 
 /// Waits until every backend is closed or `timeout` is over, then closes the remaining ones.
 async fn drain(directory: &Directory, timeout: Duration) {
+    // Ordering: opens are refused first. Otherwise new backends could keep the daemon from becoming empty until the
+    // timeout.
     directory.drain();
     tracing::info!(backends = directory.count(), timeout_ms = timeout.as_millis(), "draining");
     if tokio::time::timeout(timeout, directory.emptied()).await.is_err() {

@@ -335,6 +335,7 @@ impl<'a> Survey<'a> {
                 }
                 self.operator_state.0 += bytes;
                 self.operator_state.1 += 1;
+                // The subtask is below the number of key groups (`Shape::check`), so the sum does not overflow.
                 self.parallelism = self.parallelism.max(subtask + 1);
             }
         }

@@ -282,6 +282,7 @@ impl Book {
 
     /// Settles every batch below `applied_to`.
     pub(super) fn on_acknowledgement(&mut self, new: &Acknowledgement) -> Result<(), ClientError> {
+        // Only batches that were sent can be applied. A higher number would settle batches that the daemon never had.
         if new.applied_to > self.next {
             return Err(violation(format!(
                 "batches below {} are acknowledged, {} comes next",

@@ -144,6 +144,7 @@ impl<K: ?Sized, M: Decode, V: Decode> MapState<K, M, V> {
             Bound::Excluded(behind) => Some(encoded(behind)),
             Bound::Unbounded => None,
         };
+        // An empty end would mean no end to the daemon. It is not above any beginning, so such a range reads nothing.
         let is_empty = to.as_ref().is_some_and(|to| *to <= from);
         let bounds = Operation { map_key: from, map_key_to: to.unwrap_or_default(), ..Operation::default() };
         Scan { more: !is_empty, ..self.entries_of(encoded(key), bounds) }

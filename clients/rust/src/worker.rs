@@ -307,6 +307,7 @@ impl Worker {
 /// Waits for room to send one frame; `false` if the stream accepts no more.
 async fn room(outbound: Option<&mpsc::Sender<Frame>>) -> bool {
     match outbound {
+        // The permit is given back at once. No one else sends on this channel, so the room is still there afterwards.
         Some(outbound) => outbound.reserve().await.is_ok(),
         None => false,
     }
@@ -317,6 +318,7 @@ async fn open_stream(client: &Client, backend: &BackendRef) -> Result<(Link, Ses
     let (outbound, frames) = mpsc::channel(MAX_FRAMES);
     let start = Request::Start(SessionStart { backend: Some(backend.clone()) });
     let first = Frame::Request(SessionRequest { request: Some(start) });
+    // Ordering: the first message is in the channel before the call begins, so the daemon never waits for it.
     outbound.try_send(first).expect("a new channel has room");
 
     let mut grpc = grpc(client.channel(), client.limits());

@@ -122,6 +122,7 @@ fn page<B: StateBackend + ?Sized>(
     let limit = PageLimit { entries, bytes: context.page_bytes };
     let (mut timers, mut skipped, mut is_full) = (vec![], None, false);
     let more = backend.timer_page(scan.state, after, scan.up_to, limit, &mut |timer| {
+        // For a single key group, the backend's page is wider than the wanted one, and is cut here.
         is_full |= timers.len() >= most;
         if is_full {
             return;

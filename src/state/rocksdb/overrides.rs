@@ -78,6 +78,7 @@ fn is_one_value(value: &str) -> bool {
 }
 
 fn open(text: &str) -> Result<(), rocksdb::Error> {
+    // RocksDB checks some values only when it opens a database, so an empty one is opened in memory.
     let mut options = Options::default().get_options_from_string(text)?;
     options.set_env(&Env::mem_env()?);
     options.create_if_missing(true);

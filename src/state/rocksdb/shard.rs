@@ -396,6 +396,8 @@ impl Reader {
             behind.clear();
             behind.extend_from_slice(key);
             behind.push(0);
+            // Ordering: the count is taken before the step, so the tombstones of the step count for the stretch that it
+            // crosses.
             before = now;
             entries.next();
         }

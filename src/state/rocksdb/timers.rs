@@ -226,6 +226,7 @@ impl RocksDbBackend {
     /// reading all rows.
     pub(super) fn count_of_timers(&self, state: StateId) -> Result<u64, StateError> {
         self.expect_timers(state)?;
+        // An index that was not read yet is not read for its count alone: rows can be counted without memory.
         if let Some(Timers::Heap(Some(heap))) = self.timers.get(&state).map(|timers| timers.borrow()).as_deref() {
             return Ok(heap.index.len());
         }
@@ -261,6 +262,7 @@ impl RocksDbBackend {
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
+        // This refuses a foreign key group, whose rows would be looked for in the wrong shard.
         self.position(Address { state, key_group, key: &[], namespace: &[] })?;
         let rank = |key: &[u8], namespace: &[u8]| {
             let mut rank = vec![];

@@ -104,6 +104,7 @@ impl Journal {
             block.clear();
             spare.push(block);
         }
+        // With blocks left the journal does not count as empty, so its layer goes to the garbage, which others free.
         if self.blocks.is_empty() {
             self.bytes = 0;
         }
