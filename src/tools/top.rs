@@ -527,8 +527,9 @@ mod tests {
 
     #[test]
     fn a_small_terminal_is_no_panic() {
-        for size in [(1, 1), (10, 3), (20, 200), (400, 2)] {
-            assert!(picture(&snapshot(), &View::default(), size.into()).ends_with('\n'));
+        for (width, height) in [(1, 1), (10, 3), (20, 200), (400, 2)] {
+            let size = Size::new(width, height);
+            assert!(picture(&snapshot(), &View::default(), size).ends_with('\n'));
         }
     }
 
