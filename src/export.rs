@@ -217,6 +217,7 @@ pub fn states(operator: &Name, parts: &Parts<'_>) -> Result<BTreeMap<String, Sta
         let in_force = manifest.states.iter().filter(|(id, _)| record.has_state(**id));
         for descriptor in in_force.map(|(_, registration)| &registration.descriptor) {
             let known = states.entry(descriptor.name.clone()).or_insert_with(|| descriptor.clone());
+            // While a schema is being changed, the old form and the new one have the same name.
             let is_twice = manifest
                 .states
                 .iter()

@@ -156,6 +156,7 @@ impl Watch {
                 OperationFigures { operation: operation.to_string(), total: *total, per_hour, price_per_hour }
             })
             .collect();
+        // Soon after the start of the host, its clock has no moment that is so long ago.
         let since = now.checked_sub(TROUBLE_SHOWN).unwrap_or(past.began);
         let trouble = store.trouble(since);
         StoreFigures {

@@ -134,6 +134,7 @@ fn bring(args: &ImportArgs, from: &Elsewhere) -> Result<(), CliError> {
     }
     let (_, store) = open(&args.common.store, None)?;
     let there = open_elsewhere(&args.common.store, from, false)?;
+    // Ordering: all of the savepoint is verified before its first file is copied.
     reading::verify_all(
         &Reading::of(&args.common.store, there.clone(), args.memory)?,
         &Target::Savepoint(from.id.clone()),

@@ -126,6 +126,7 @@ impl ReadFile<'_> {
     /// # Errors
     /// If the row group is larger than allowed.
     fn rows_of(&self, group: &RowGroupMetaData) -> Result<(u64, u64), String> {
+        // A negative size is damage. It counts as the largest one, which is refused below.
         let sizes = group.columns().iter().map(|column| u64::try_from(column.uncompressed_size()).unwrap_or(u64::MAX));
         let (bytes, most) = (sizes.fold(0, u64::saturating_add), self.max_group_bytes);
         if bytes > most {

@@ -255,6 +255,7 @@ fn store(text: &str) -> Option<Url> {
         return Url::from_file_path(text).ok();
     }
     let url = Url::parse(text).ok()?;
+    // A relative path behind `file:` would silently become an absolute one, so the text itself is looked at.
     let local = url.scheme() != "file" || (url.host().is_none() && text.starts_with("file:/"));
     // Azure's `container@account` is not a user.
     let has_user = !url.username().is_empty() && !url.scheme().starts_with("abfs");

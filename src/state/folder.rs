@@ -152,6 +152,7 @@ fn remove_stale(root: &Path) -> io::Result<()> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_ours = name.strip_prefix(PREFIX).is_some_and(|uuid| Uuid::parse_str(uuid).is_ok());
+        // Nothing else in the root is this program's to remove.
         if !is_ours {
             continue;
         }

@@ -124,6 +124,7 @@ impl RocksDbBackend {
     /// Sets periodic compaction to the lowest age that any state wants.
     fn compact_periodically(&mut self) {
         let seconds = self.expiry.periodic_seconds().unwrap_or(0);
+        // To set an option makes each database write all of its options anew, so it is done only for a change.
         if seconds != self.periodic_seconds {
             self.periodic_seconds = seconds;
             self.shards.iter().for_each(|shard| shard.compact_every(seconds));

@@ -208,6 +208,7 @@ impl Undo {
     /// Closes a mark. Records that lead back to an older mark stay. Idempotent.
     pub fn release(&mut self, mark: Mark) {
         if let Some(layer) = self.position(mark).and_then(|at| self.layers.get_mut(at)) {
+            // Only layers at the front can go at once. The records of a later one are needed by the mark before it.
             layer.is_open = false;
             self.let_go();
         }
@@ -306,6 +307,8 @@ impl Undo {
         while self.bytes > self.limit
             && let Some(oldest) = self.layers.front_mut()
         {
+            // The oldest mark goes first. A later one does not need its records, since a mark is read from its own
+            // layer on.
             oldest.is_open = false;
             self.dropped += 1;
             self.let_go();

@@ -180,6 +180,7 @@ impl Diff {
             let (Some(name), Some(kind)) = (part.names.get(at), part.kinds.get(at)) else { continue };
             let of = self.states.entry((operator.clone(), name.clone())).or_insert((*kind, Sizes::default()));
             of.1.add(sizes);
+            // Operator state has no keys, so it counts for its states alone.
             if sizes.bytes[0] != sizes.bytes[1] && key_group != KeyGroup::OPERATOR {
                 let (operator, state) = (operator.clone(), name.clone());
                 self.keys.push(GrownKey { operator, state, key_group, key, sizes });

@@ -222,6 +222,7 @@ impl Import {
 
 impl Shape {
     fn hashed(&self, key: &[u8]) -> KeyGroup {
+        // The number of key groups was checked, so each of them fits.
         KeyGroup(u16::try_from(hash_key_group(key, self.max_parallelism)).unwrap_or(u16::MAX))
     }
 

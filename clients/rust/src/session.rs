@@ -178,6 +178,7 @@ impl Session {
                     batch.append(&operation);
                     replies.push(reply);
                 }
+                // An operation that is too long by itself fails alone, as in `operate`.
                 Err(error) => drop(reply.send(Err(error))),
             }
         }

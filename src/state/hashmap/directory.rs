@@ -178,6 +178,8 @@ impl<C: Cell> Directory<C> {
         slice.merge(other);
         let (first, after) = (slice.first(), slice.bytes());
         usage.replace_bytes(before, after);
+        // One merge is enough. If the merged slice is small enough for its own buddy, the next removal finds that, and
+        // no removal moves more than two slices.
         self.point(first, depth - 1, kept);
         if depth == self.depth {
             self.deepest -= 2;

@@ -218,6 +218,7 @@ fn join<T>(entries: &mut Entries<T>, target: &Address, sources: &[Address]) {
     let group_of = |address: &Address| entries.get(address).map(|entry| entry.group);
     let groups: Vec<_> = std::iter::once(target).chain(sources).filter_map(group_of).collect();
     let first = groups.iter().min().copied().unwrap_or_default();
+    // Groups that were joined before come along as a whole.
     for entry in entries.values_mut().filter(|entry| groups.contains(&entry.group)) {
         entry.group = first;
     }
