@@ -181,6 +181,8 @@ impl AdminServer {
         let (ending, ended) = oneshot::channel::<()>();
         thread::Builder::new().name("dstl-admin".to_owned()).spawn(move || {
             runtime.block_on(self.serve(sources, shutdown));
+            // A page that is being made does not hold up the end. The sender is dropped last, so whoever waits for it
+            // knows that the server has let go of its port.
             runtime.shutdown_background();
             drop(ending);
         })?;
@@ -210,6 +212,7 @@ impl AdminServer {
         loop {
             tokio::select! {
                 biased;
+                // Ordering: the end comes first, or a flood of connections could put it off.
                 () = &mut shutdown => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => self.on_stream(stream, &router, &closed, &mut connections),
@@ -222,6 +225,7 @@ impl AdminServer {
                 _ = connections.join_next(), if !connections.is_empty() => {}
             }
         }
+        // Connections hear of the end by this drop. An idle one closes at once, another one after its answer.
         drop(closing);
         let ended = async { while connections.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
@@ -235,6 +239,8 @@ impl AdminServer {
         closed: &latch::Receiver<()>,
         connections: &mut JoinSet<()>,
     ) {
+        // Without a place the stream is dropped. Then every connection has a request that is being answered, and none
+        // is idle enough to make room.
         let Some(slot) = self.slots.take(None).map(Arc::new) else { return };
         let (busy, mut closed) = (slot.clone(), closed.clone());
         // A connection is idle between its requests.
@@ -263,6 +269,7 @@ impl AdminServer {
                     () = &mut age => if is_closing { return },
                     _ = closed.changed(), if !is_closing => {}
                 }
+                // The age counts twice: until the connection is asked to end, and then for its last answer.
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
                 age.as_mut().reset(Instant::now() + MAX_AGE);

@@ -102,6 +102,8 @@ pub fn serve(config: &Config, complaints: Complaints) -> Result<(), DaemonError>
 
 async fn run(config: &Config, complaints: Complaints) -> Result<(), DaemonError> {
     let signal = |kind| signal(kind).map_err(start_error);
+    // Ordering: the handlers come first. Without them, a signal that arrives while the daemon starts would end it at
+    // once, and leave its socket and folders behind.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
     let metrics = Metrics::new();
@@ -148,6 +150,7 @@ async fn run(config: &Config, complaints: Complaints) -> Result<(), DaemonError>
     let admin = admin.spawn(sources, wait_for(stopped.clone())).map_err(start_error)?;
     #[expect(clippy::disallowed_methods, reason = "its end is awaited below")]
     let mut grpc = tokio::spawn(grpc::serve(directory.clone(), incoming, grpc, wait_for(stopped)));
+    // Ordering: ready only now, as the gRPC server runs.
     readiness.advance(ReadinessState::Ready);
     tokio::select! {
         biased;
@@ -162,6 +165,10 @@ async fn run(config: &Config, complaints: Complaints) -> Result<(), DaemonError>
             };
         }
     }
+    // Ordering 1: `/ready` says so before the first open is refused, so that nobody is sent here in vain.
+    // Ordering 2: backends are closed while the servers still run. Tasks need them for their last checkpoints, and
+    // operators want to watch.
+    // Ordering 3: then the servers stop, and background tasks last, since closing a backend uploads.
     readiness.advance(ReadinessState::Draining);
     tokio::select! {
         biased;
@@ -228,6 +235,8 @@ async fn wait_for(mut stopped: tokio::sync::watch::Receiver<bool>) {
 
 /// Waits until every backend is closed or `timeout` is over, then closes the remaining ones.
 async fn drain(directory: &Directory, timeout: Duration) {
+    // Ordering: opens are refused first. Otherwise new backends could keep the daemon from becoming empty until the
+    // timeout.
     directory.drain();
     tracing::info!(backends = directory.count(), timeout_ms = timeout.as_millis(), "draining");
     if tokio::time::timeout(timeout, directory.emptied()).await.is_err() {

@@ -35,11 +35,11 @@ use crate::{
 /// A checkpoint to make a savepoint of.
 #[derive(Debug, Clone)]
 pub struct Export {
-    /// The checkpoint.
+    /// The checkpoint that the savepoint is made of.
     pub source: Source,
     /// The name of the savepoint.
     pub name: Name,
-    /// The time.
+    /// The present time, which becomes the time of the savepoint.
     pub now: TimeMs,
 }
 
@@ -58,9 +58,9 @@ pub enum ExportError {
          after that is done in every subtask"
     )]
     TwoForms {
-        /// Of which.
+        /// The operator that has both.
         operator: Name,
-        /// Of both.
+        /// The name that both forms have.
         state: String,
     },
     /// The key groups of the subtasks are no partition.
@@ -109,7 +109,8 @@ pub async fn create_of(
     let id = SavepointId { job: export.source.job.clone(), name: export.name.clone() };
     let mut files = Files::new(options, &id).await?;
     let read = async |found: &Found<'_>| {
-        let written = write(export, options, found, (&mut files, &mut progress)).await;
+        let written = write(export, options, found, &mut files, &mut progress).await;
+        // Without metadata these files are no savepoint, and would be in the way of the next one of this name.
         if written.is_err() {
             files.delete().await;
         }
@@ -128,18 +129,21 @@ pub async fn remove(id: &SavepointId, store: &Store, retry: Retry) -> Result<u64
     if objects.is_empty() {
         return Err(SavepointError::NotFound(id.folder()).into());
     }
+    // Ordering: the metadata goes first. From then on there is no savepoint, and the same call deletes the rest if this
+    // one stops half-way. In the other order there could be a savepoint whose files are gone.
     store.delete(&id.metadata(), retry).await?;
     let count = objects.len() as u64;
     store.delete_all(objects.into_iter().map(|object| object.path).collect(), retry).await?;
     Ok(count)
 }
 
-/// Writes everything.
+/// Writes the rows of every operator, and the metadata after them.
 async fn write(
     export: &Export,
     options: &ReaderOptions<'_>,
     found: &Found<'_>,
-    (files, progress): (&mut Files<'_>, &mut impl FnMut(Progress)),
+    files: &mut Files<'_>,
+    progress: &mut impl FnMut(Progress),
 ) -> Result<Metadata, ExportError> {
     let mut metadata = Metadata {
         job: export.source.job.to_string(),
@@ -150,6 +154,7 @@ async fn write(
     };
     for (operator, parts) in &found.operators {
         let states = states(operator, parts)?;
+        // Ordering: attachments are read before rows. A damaged one then ends the savepoint before most of the work.
         let mut subtasks = vec![];
         for (manifest, record) in parts {
             subtasks.push(subtask(manifest, record, options).await?);
@@ -180,6 +185,7 @@ async fn write(
         };
         metadata.operators.insert(operator.to_string(), operator_meta);
     }
+    // Ordering: the metadata is written last, since the savepoint exists as soon as it does.
     let bytes = metadata.encode();
     // What nobody could read is not written.
     Metadata::decode(&bytes).map_err(ExportError::Unfit)?;
@@ -211,6 +217,7 @@ pub fn states(operator: &Name, parts: &Parts<'_>) -> Result<BTreeMap<String, Sta
         let in_force = manifest.states.iter().filter(|(id, _)| record.has_state(**id));
         for descriptor in in_force.map(|(_, registration)| &registration.descriptor) {
             let known = states.entry(descriptor.name.clone()).or_insert_with(|| descriptor.clone());
+            // While a schema is being changed, the old form and the new one have the same name.
             let is_twice = manifest
                 .states
                 .iter()

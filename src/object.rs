@@ -105,7 +105,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Every operation, in the order of their declaration.
+    /// Every operation, in the order of the report. in the order of their declaration.
     pub const ALL: [Self; 7] =
         [Self::Create, Self::Get, Self::GetRange, Self::Head, Self::List, Self::Delete, Self::Copy];
 

@@ -56,6 +56,8 @@ impl<S: Subscriber> Layer<S> for Complaints {
         }
         let mut text = Text::default();
         event.record(&mut text);
+        // Ordering: the text is made before the lock is taken. A field's `Debug` is foreign code, and may log something
+        // itself.
         let complaint = Complaint { at: self.clock.now_ms(), target: event.metadata().target(), text: text.joined() };
         let mut kept = self.kept.lock();
         if kept.len() == KEPT {

@@ -119,6 +119,7 @@ fn put_backends(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
          <span class=\"key\" style=\"background:var(--log)\"></span>changelog.</p>\n<section class=\"cards\" id=\"backends\">\n",
     )?;
     let mut backends: Vec<&BackendFigures> = snapshot.backends.iter().collect();
+    // The sort is stable, so backends in equal trouble stay in order of their names.
     backends.sort_by_key(|backend| std::cmp::Reverse(trouble(backend)));
     for backend in backends.iter().take(BACKENDS) {
         put_backend(out, backend, snapshot.at_ms)?;

@@ -87,6 +87,7 @@ impl Watch {
     /// The newest snapshot, with the present readiness. Never blocks.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        // Only the pointer is copied under the lock. The figures are copied after it.
         let newest = self.newest.lock().clone();
         Snapshot { readiness: self.readiness.get().to_string(), ..(*newest).clone() }
     }
@@ -110,6 +111,7 @@ impl Watch {
             past.known.insert(glance.id.clone(), figures(&glance, at_ms, rate));
         }
         let is_open = |id: &BackendId| backends.iter().any(|backend| backend.id() == id);
+        // Figures of closed backends go, or they would add up over the life of the daemon.
         past.known.retain(|id, _| is_open(id));
         past.batches.retain(|id, _| is_open(id));
         let journal = env.metrics.journal();
@@ -154,6 +156,7 @@ impl Watch {
                 OperationFigures { operation: operation.to_string(), total: *total, per_hour, price_per_hour }
             })
             .collect();
+        // Soon after the start of the host, its clock has no moment that is so long ago.
         let since = now.checked_sub(TROUBLE_SHOWN).unwrap_or(past.began);
         let trouble = store.trouble(since);
         StoreFigures {
@@ -209,6 +212,7 @@ impl Past {
         }
         push(moments, (now, applied), RATE_MOMENTS);
         let (since, before) = moments.front().copied().unwrap_or((now, applied));
+        // The numbers of one owner only grow, so the difference is not below 0.
         rate(applied - before, (now - since).as_secs_f64())
     }
 }

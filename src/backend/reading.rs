@@ -184,7 +184,7 @@ async fn read(
     // A page that nobody takes ends the reading, because the memory for reading is one for all.
     let send = async |message: Message| matches!(timeout(TAKEN_WITHIN, sender.send(Ok(message))).await, Ok(Ok(())));
     let done = source
-        .read(&options, async |manifest, record| pages::read((manifest, record), (&options, wanted), send).await)
+        .read(&options, async |manifest, record| pages::read(manifest, record, &options, wanted, send).await)
         .await;
     done.map_err(|error| match error {
         ReadError::NoState(_) => Error::new(Reason::InvalidArgument, error.to_string()),

@@ -25,7 +25,7 @@ pub(crate) struct Sources {
 pub(crate) fn wanted(spec: &OpenSpec, parts: &[Part]) -> BTreeSet<u32> {
     let Some(old) = parts.first().map(|part| part.span().parallelism) else { return BTreeSet::new() };
     let of_part = |part: &Part| part.manifest.redistributions(&part.record).collect::<Vec<_>>();
-    let to = (spec.id.subtask, spec.parallelism);
+    let to = state::operator::Successor { subtask: spec.id.subtask, parallelism: spec.parallelism };
     parts
         .iter()
         .flat_map(of_part)

@@ -64,7 +64,7 @@ pub enum Command {
     State(StateCommand),
     /// Say what objects or checkpoint handles are, verifying their checksums.
     Dump(DumpArgs),
-    /// Examine stores.
+    /// Examine a store: the promises that it keeps, and its speed.
     #[command(subcommand)]
     Store(StoreCommand),
     /// Succeed if the daemon of this configuration is ready.

@@ -33,9 +33,7 @@ pub(super) fn run(command: CheckpointsCommand) -> Result<(), CliError> {
             let shown = runtime()?.block_on(tools::checkpoints::show(&store, &source));
             print(&shown.map_err(CliError::runtime)?, common.json)
         }
-        CheckpointsCommand::Diff { common, memory, keys, from, to } => {
-            reading::diff(&common, (memory, keys), (&from, &to))
-        }
+        CheckpointsCommand::Diff { common, memory, keys, from, to } => reading::diff(&common, memory, keys, &from, &to),
     }
 }
 
@@ -49,7 +47,7 @@ pub(super) fn pin(command: PinCommand) -> Result<(), CliError> {
             print(&node, common.json)?;
             complain_of(&faults)
         }
-        PinCommand::Add { common, by, target } => set_pin(&common, &by, (target, true)),
+        PinCommand::Add { common, by, target } => set_pin(&common, &by, target, true),
         PinCommand::Rm { common, by, target } => {
             let lease = Path::parse(&target).ok().and_then(|path| ObjectName::parse(&path));
             if let Some(lease @ ObjectName::Pin { .. }) = lease {
@@ -57,12 +55,12 @@ pub(super) fn pin(command: PinCommand) -> Result<(), CliError> {
                 let ended = runtime()?.block_on(tools::pin::end_lease(&store, &lease));
                 return print(&ended.map_err(CliError::runtime)?, common.json);
             }
-            set_pin(&common, &by, (target.parse().map_err(CliError::Usage)?, false))
+            set_pin(&common, &by, target.parse().map_err(CliError::Usage)?, false)
         }
     }
 }
 
-fn set_pin(common: &ToolArgs, by: &ByArgs, (target, is_pinned): (Target, bool)) -> Result<(), CliError> {
+fn set_pin(common: &ToolArgs, by: &ByArgs, target: Target, is_pinned: bool) -> Result<(), CliError> {
     let Target::Checkpoint(job, checkpoint) = target else {
         return Err(CliError::Usage("a savepoint needs no pin: it stays until it is removed".to_owned()));
     };
@@ -76,6 +74,6 @@ fn set_pin(common: &ToolArgs, by: &ByArgs, (target, is_pinned): (Target, bool)) 
     };
     let (_, store) = open(&common.store, None)?;
     let source = Source { job, checkpoint, lease_ms: 0 };
-    let set = runtime()?.block_on(tools::pin::set(&store, (&source, is_pinned), by, &Random::from_os()));
+    let set = runtime()?.block_on(tools::pin::set(&store, &source, is_pinned, by, &Random::from_os()));
     print(&set.map_err(CliError::runtime)?, common.json)
 }

@@ -9,6 +9,7 @@ const MOVED: [&str; 2] = ["--job", "--checkpoint"];
 /// form.
 pub(super) fn replacement(arguments: &[OsString]) -> Option<Vec<String>> {
     let words: Vec<&str> = arguments.iter().skip(1).map(|word| word.to_str()).collect::<Option<_>>()?;
+    // Help is that of the present form.
     if words.iter().any(|word| ["-h", "--help"].contains(word)) {
         return None;
     }

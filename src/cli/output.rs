@@ -49,6 +49,7 @@ impl Lines {
 
 /// Writes text that is not part of a result to standard error.
 pub(super) fn remark(text: &str) {
+    // Without standard error there is nowhere to report that it failed. The same goes for the line below.
     let _ = write!(io::stderr().lock(), "dstl: {text}");
 }
 

@@ -132,20 +132,17 @@ fn read_all(reading: &Reading, target: &Target, bar: &ProgressBar) -> Result<(No
 }
 
 /// Shows the states and keys that grew between two checkpoints or savepoints.
-pub(super) fn diff(
-    common: &ToolArgs,
-    (memory, keys): (u64, usize),
-    (from, to): (&Target, &Target),
-) -> Result<(), CliError> {
+pub(super) fn diff(common: &ToolArgs, memory: u64, keys: usize, from: &Target, to: &Target) -> Result<(), CliError> {
     let reading = Reading::open(&common.store, memory)?;
     let bar = progress_bar(common.json);
     let compared: Result<Node, CliError> = runtime()?.block_on(async {
         let from = Place::of(&reading.store, from).await.map_err(CliError::runtime)?;
         let to = Place::of(&reading.store, to).await.map_err(CliError::runtime)?;
         let (before, after) = (reading.options_at(&from.store), reading.options_at(&to.store));
-        let sides = ((&from.target, &before, reading.lease_at(&from)), (&to.target, &after, reading.lease_at(&to)));
+        let from = diff::Side { target: &from.target, options: &before, lease_ms: reading.lease_at(&from) };
+        let to = diff::Side { target: &to.target, options: &after, lease_ms: reading.lease_at(&to) };
         let told = |entries: u64| bar.set_message(format!("{entries} entries, "));
-        diff::diff(sides, keys, told).await.map_err(CliError::runtime)
+        diff::diff(from, to, keys, told).await.map_err(CliError::runtime)
     });
     bar.finish_and_clear();
     print(&compared?, common.json)
@@ -168,7 +165,7 @@ pub(super) fn changelog(args: &ChangelogArgs) -> Result<(), CliError> {
         };
         let source = Source { job, checkpoint, lease_ms: reading.lease_at(&place) };
         let options = reading.options_at(&place.store);
-        let dump = changelog::dump((&source, &filter), &options, |change| {
+        let dump = changelog::dump(&source, &filter, &options, |change| {
             if shown == limit {
                 return ControlFlow::Break(());
             }
@@ -177,6 +174,7 @@ pub(super) fn changelog(args: &ChangelogArgs) -> Result<(), CliError> {
         });
         dump.await.map_err(CliError::runtime)
     });
+    // Ordering: the lines that were made go out before a fault is told.
     lines.finish()?;
     dumped
 }
@@ -214,8 +212,9 @@ fn show(args: &ReadArgs, filter: &Filter, limit: u64) -> Result<u64, CliError> {
             shown += 1;
             lines.print(&line(operator, row))
         };
-        state::scan((&place.target, filter), (&options, lease_ms), show).await
+        state::scan(&place.target, filter, &options, lease_ms, show).await
     });
+    // Ordering: the lines that were made go out before a fault is told.
     lines.finish()?;
     scanned.map_err(CliError::runtime)?;
     Ok(shown)

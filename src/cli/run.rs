@@ -64,6 +64,7 @@ fn serve(args: &ServeArgs) -> Result<(), CliError> {
         return check(&args.config);
     }
     let config = resolve(&args.config)?;
+    // Ordering: this may replace the process by a new one, so it comes before anything is opened or logged.
     allocator::set_up();
     let complaints = Complaints::new(Clock::system());
     init_logging(&config.log, &complaints)?;

@@ -22,7 +22,7 @@ use crate::{
         import::{self, Declared, Import, Input},
         savepoint,
         target::{Elsewhere, ImportSource, Place, Target},
-        transfer,
+        transfer::{self, End},
     },
     types::Name,
 };
@@ -42,7 +42,7 @@ pub(super) fn run(command: SavepointCommand) -> Result<(), CliError> {
         SavepointCommand::Export { common, savepoint: id, destination } => {
             let (_, store) = open(&common.store, None)?;
             let there = open_elsewhere(&common.store, &destination, true)?;
-            copy(&common, (&store, &id), (&there, &destination.id))
+            copy(&common, End { store: &store, id: &id }, End { store: &there, id: &destination.id })
         }
         SavepointCommand::Import(args) => import(&args),
         SavepointCommand::Rm { common, savepoint: id } => remove(&common, &id),
@@ -77,11 +77,11 @@ fn create(args: &ReadArgs, native: bool, name: Name) -> Result<(), CliError> {
     print(&savepoint::whole(&SavepointId { job: export.source.job, name: export.name }, &made), args.json)
 }
 
-fn copy(common: &ToolArgs, from: (&Store, &SavepointId), to: (&Store, &SavepointId)) -> Result<(), CliError> {
+fn copy(common: &ToolArgs, from: End<'_>, to: End<'_>) -> Result<(), CliError> {
     let bar = progress_bar(common.json);
     let copied = runtime()?.block_on(transfer::copy(from, to, |bytes| bar.set_position(bytes)));
     bar.finish_and_clear();
-    print(&savepoint::whole(to.1, &copied.map_err(CliError::runtime)?), common.json)
+    print(&savepoint::whole(to.id, &copied.map_err(CliError::runtime)?), common.json)
 }
 
 fn import(args: &ImportArgs) -> Result<(), CliError> {
@@ -134,11 +134,12 @@ fn bring(args: &ImportArgs, from: &Elsewhere) -> Result<(), CliError> {
     }
     let (_, store) = open(&args.common.store, None)?;
     let there = open_elsewhere(&args.common.store, from, false)?;
+    // Ordering: all of the savepoint is verified before its first file is copied.
     reading::verify_all(
         &Reading::of(&args.common.store, there.clone(), args.memory)?,
         &Target::Savepoint(from.id.clone()),
     )?;
-    copy(&args.common, (&there, &from.id), (&store, &args.savepoint))
+    copy(&args.common, End { store: &there, id: &from.id }, End { store: &store, id: &args.savepoint })
 }
 
 /// The Parquet files at `path`, which is a local path or a URL.

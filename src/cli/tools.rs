@@ -141,6 +141,7 @@ fn read(runtime: &Runtime, args: &StoreArgs, object: &str) -> Result<Bytes, CliE
     if args.store.is_some() {
         return get(&open(args, None)?.1, object);
     }
+    // Ordering: a file wins over a handle, whose digits may be the name of a file.
     match std::fs::read(object) {
         Ok(bytes) => Ok(bytes.into()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => decode_handle(object).ok_or_else(|| {
@@ -154,6 +155,7 @@ fn read(runtime: &Runtime, args: &StoreArgs, object: &str) -> Result<Bytes, CliE
 pub(super) fn open(args: &StoreArgs, url: Option<String>) -> Result<(Config, Store), CliError> {
     let config = Config::resolve(&args.sources(url), &Host::detect())?;
     let folder = object::local_folder(&config.changelog.base_path);
+    // A daemon makes this folder. A tool must not, or a slip in its name would look like an empty store.
     if let Some(folder) = folder.filter(|folder| !FilePath::is_dir(folder)) {
         return Err(CliError::runtime(format!("there is no store: no directory `{}`", folder.display())));
     }

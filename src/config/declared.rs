@@ -205,7 +205,7 @@ impl FromValue for StoreOptions {
 }
 
 options! {
-    /// Garbage collection.
+    /// Settings of garbage collection.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct GcConfig {
         /// Unreferenced objects younger than this, by the store's clock, are not deleted.

@@ -54,6 +54,8 @@ pub(super) fn read(text: &str) -> Result<Vec<FlinkSetting>, Unusable> {
     if text.len() > MAX_BYTES {
         return Err(Unusable::TooLong);
     }
+    // Only a file that is no YAML at all is read line by line. The fault of one that is YAML, and no table of settings,
+    // is told as such.
     nested(text).or_else(|unusable| match unusable {
         Unusable::Syntax { .. } => flat(text).ok_or(unusable),
         _ => Err(unusable),

@@ -20,7 +20,7 @@ pub(super) fn key(key: &str, value: &str, origin: &Origin, misspelt: bool) -> Op
         let advice = written(carry(Carry::AsIs, current, current, value), current, origin);
         return Some(fault(key, value, origin, advice));
     }
-    answered(legacy::find(current)?, (key, current), value, origin, misspelt)
+    Some(answered(found(legacy::find(current), misspelt)?, key, current, value, origin))
 }
 
 /// As [`key`], for the environment variable `name`.
@@ -37,7 +37,7 @@ pub(super) fn variable(name: &str, value: &str, misspelt: bool) -> Option<Fault>
     // In the name of a variable, the end of a key has lost its letter case and its dashes.
     let key = current.to_ascii_lowercase();
     let key = key.strip_prefix("dstl_state_backend_rocksdb_metrics_").unwrap_or(&key).replace('_', "-");
-    answered(legacy::find_variable(current)?, (name, &key), value, &origin, misspelt)
+    Some(answered(found(legacy::find_variable(current), misspelt)?, name, &key, value, &origin))
 }
 
 /// The fault of a value that the option `key` does not allow, if it is a value of Flink's.
@@ -57,11 +57,14 @@ fn moved(key: &str, name: &str) -> bool {
     old.map(|old| options::variable(&old)).any(|variable| variable == name)
 }
 
-fn answered(found: Found, names: (&str, &str), value: &str, origin: &Origin, misspelt: bool) -> Option<Fault> {
-    if misspelt && !found.whole {
-        return None;
-    }
-    let (key, current) = names;
+/// The entry of the table, if it is about a name that may be a misspelt option.
+fn found(found: Option<Found>, misspelt: bool) -> Option<Found> {
+    // A beginning says little. A name with a slip or two to one of ours is more likely that one, misspelt.
+    found.filter(|found| found.whole || !misspelt)
+}
+
+/// The fault of the setting `key`, which Flink calls `current` now.
+fn answered(found: Found, key: &str, current: &str, value: &str, origin: &Origin) -> Fault {
     let advice = match found.answer {
         Answer::Renamed { to, carry: Carry::Backend } => {
             let note = legacy::backend(value.trim()).map_or("", |(_, note)| note);
@@ -70,9 +73,9 @@ fn answered(found: Found, names: (&str, &str), value: &str, origin: &Origin, mis
         Answer::Renamed { to, carry: how } => written(carry(*how, current, to, value), to, origin),
         Answer::Changed { to, carry: how, note } => with(written(carry(*how, current, to, value), to, origin), note),
         Answer::Missing(why) | Answer::Foreign(why) => format!("dstl has no such option: {why}"),
-        Answer::Secret(why) => return Some(fault(key, HIDDEN, origin, format!("dstl has no such option: {why}"))),
+        Answer::Secret(why) => return fault(key, HIDDEN, origin, format!("dstl has no such option: {why}")),
     };
-    Some(fault(key, value, origin, advice))
+    fault(key, value, origin, advice)
 }
 
 /// The setting to write instead, in the notation of the source.

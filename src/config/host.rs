@@ -86,6 +86,7 @@ fn memory_bytes() -> Option<u64> {
     let machine = machine_memory(&fs::read_to_string("/proc/meminfo").ok()?)?;
     let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = limit_files(Path::new("/sys/fs/cgroup"), &cgroups);
+    // A limit file without a number (`max`) does not parse, and so sets no limit.
     limits.iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).chain([machine]).min()
 }
 

@@ -451,6 +451,7 @@ fn matched(name: &str, key: &str) -> Option<bool> {
 fn found(fits: impl Fn(&str) -> Option<bool>) -> Option<Found> {
     let names = TABLE.iter().flat_map(|row| row.names.iter().map(move |name| (*name, &row.answer)));
     let hits = names.enumerate().filter_map(|(rank, (name, answer))| Some(Found { answer, rank, whole: fits(name)? }));
+    // A whole key wins over a beginning, wherever the two are in the table.
     hits.min_by_key(|hit| (!hit.whole, hit.rank))
 }
 

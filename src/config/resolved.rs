@@ -40,9 +40,11 @@ fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
         })
         .collect();
     let budget = budget(&merged, host).unwrap_or_else(|fault| {
+        // With a budget that is not known, no rule about memory fails. Its own fault is enough.
         faults.push(fault);
         u64::MAX
     });
+    // Ordering: shares become bytes before fields are read, since fields have only bytes.
     merged.values.share_out(BUDGET, budget);
     let mut config = Config::read(&mut merged.values, host);
     let part = usize::try_from(host.open_files() / ADMIN_DESCRIPTORS_PART).unwrap_or(usize::MAX).max(1);
@@ -51,6 +53,7 @@ fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
     for (key, allowed) in merged.values.refused() {
         faults.push(merged.malformed(key, allowed));
     }
+    // Settings of an unreadable file are missing, so a rule could fail by defaults that nobody has chosen.
     if !incomplete {
         let judged = |rule: &&Rule| rule.keys.iter().all(|key| !faulty.contains(*key));
         for rule in check::RULES.iter().filter(judged).filter(|rule| !(rule.holds)(&config)) {

@@ -10,6 +10,7 @@ pub(super) fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str> + Cl
     let typed = typed.to_ascii_lowercase();
     let part = known.clone().find(|name| extends(name, &typed));
     let (edits, close) = known.map(|name| (distance(&typed, name), name)).min_by_key(|(edits, _)| *edits)?;
+    // Ordering: a slip wins over a part, which may be part of many names.
     if edits <= SLIPS {
         return Some(close);
     }

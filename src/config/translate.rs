@@ -123,6 +123,7 @@ impl Draft {
         let left_out = |why: &str| (Fate::LeftOut, why.trim_end_matches("; remove it").to_owned(), Ok(None));
         let is_secret = matches!(found.map(|it| it.answer), Some(Answer::Secret(_)));
         let (fate, note, carried) = match (same, found.map(|it| it.answer)) {
+            // Of several settings of one key, Flink takes the last one.
             _ if again.is_some() => left_out("it is set again further down"),
             (Some(spec), _) => {
                 let note = SAME.iter().find(|it| it.key == key).map_or("", |it| it.note);
@@ -202,6 +203,8 @@ impl Draft {
     /// Removes settings that make the file invalid, one after the other.
     fn hold_on(&mut self, host: &Host) {
         loop {
+            // Each turn drops one setting, so this ends. It is resolved anew each time, since one dropped setting may
+            // mend several faults.
             let file = File { path: "dstl.toml".into(), contents: Ok(self.toml()) };
             let resolved = Config::resolve(&Sources { file: Some(file), ..Sources::default() }, host);
             let faults = resolved.err().map(|it| it.0).unwrap_or_default();
@@ -225,6 +228,7 @@ impl Draft {
         let named = |block: &Block| block.carried.as_ref().is_some_and(|it| keys.contains(&it.key.as_str()));
         let Some(index) = self.blocks.iter().position(named) else { return false };
         let Some(block) = self.blocks.get_mut(index) else { return false };
+        // A companion that was not in Flink's file goes without a word.
         if block.told.iter().all(|it| it.fate == Fate::Added) {
             self.blocks.remove(index);
             return true;

@@ -110,9 +110,11 @@ impl Typed {
         };
         let source = Text { path: &file.path, text };
         let (table, errors) = DeTable::parse_recoverable(text);
+        // The table of a file with errors is a guess of the parser. Faults of its items would be confusing.
         if errors.is_empty() {
             let mut items = Vec::new();
             flatten("", table.get_ref(), &mut items);
+            // The table is in order of names, and faults are listed in order of lines.
             items.sort_by_key(|(_, item)| item.span().start);
             return items.iter().for_each(|(key, item)| self.read_item(key, item, source));
         }
@@ -190,6 +192,7 @@ impl Typed {
         let Some((spec, entry)) = options::find_with_entry(key) else {
             let known = || options::all().map(|spec| spec.key);
             let misspelt = suggest::misspelt(key, known()).is_some();
+            // Ordering: Flink's names come before a suggestion, since their answer says what to write.
             let fault = foreign::key(key, text, &origin, misspelt).unwrap_or_else(|| {
                 let advice = suggest::nearest(key, known()).map(Into::into);
                 Fault::UnknownKey { key: key.into(), origin, advice }

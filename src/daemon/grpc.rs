@@ -74,6 +74,7 @@ pub(super) async fn serve(
 async fn report_health(reporter: tonic_health::server::HealthReporter, readiness: Readiness) {
     let mut states = readiness.subscribe();
     loop {
+        // Ordering: the state counts as seen before it is reported, so a change meanwhile comes back to here.
         let serving = match *states.borrow_and_update() {
             ReadinessState::Ready => tonic_health::ServingStatus::Serving,
             ReadinessState::Starting | ReadinessState::Draining => tonic_health::ServingStatus::NotServing,

@@ -20,9 +20,9 @@ pub struct Files<'a> {
     filling: Filling,
     /// Rows of each state of the operator.
     rows: BTreeMap<String, u64>,
-    /// Of the operator.
+    /// The files of the operator that are in the store.
     written: Vec<FileMeta>,
-    /// All objects that were made.
+    /// All objects that were made, of every operator; they are deleted if the savepoint fails.
     created: Vec<Path>,
 }
 
@@ -33,7 +33,7 @@ struct Filling {
     full: Vec<(WrittenFile, Places)>,
 }
 
-/// Of the first and the last row of a file.
+/// The places of the first and the last row of a file.
 type Places = (Place, Place);
 
 impl<'a> Files<'a> {
@@ -51,7 +51,7 @@ impl<'a> Files<'a> {
         Ok(Self { options, id, operator, filling, rows, written: vec![], created: vec![] })
     }
 
-    /// The savepoint.
+    /// The savepoint that the files belong to.
     #[must_use]
     pub fn id(&self) -> &'a SavepointId {
         self.id
@@ -70,16 +70,16 @@ impl<'a> Files<'a> {
         states: &BTreeMap<StateId, StateDescriptor>,
         part: &Part,
     ) -> Result<(), ExportError> {
-        for at @ (_, state, ..) in rows::places(part, subtask, states) {
+        for at in rows::places(part, subtask, states) {
             let (mut count, mut next) = (0, Some(0));
             while let Some(first) = next {
-                next = rows::piece(part, (at, first), |row| {
+                next = rows::piece(part, at, first, |row| {
                     count += 1;
                     self.filling.push(row).map_err(rows_error)
                 })?;
                 self.upload().await?;
             }
-            *self.rows.entry(state.name.clone()).or_insert(0) += count;
+            *self.rows.entry(at.descriptor.name.clone()).or_insert(0) += count;
         }
         Ok(())
     }
@@ -135,6 +135,7 @@ impl<'a> Files<'a> {
     /// [`ExportError::Exists`] if another object is there.
     pub async fn create(&mut self, path: &Path, payload: PutPayload) -> Result<(), ExportError> {
         match self.options.store.create(path, payload, self.options.retry).await? {
+            // An identical object is the work of an earlier attempt of this request, whose answer was lost.
             Created::New | Created::Identical => self.created.push(path.clone()),
             Created::Conflict => return Err(ExportError::Exists(path.clone())),
         }
@@ -161,6 +162,8 @@ impl<'a> Files<'a> {
 
 impl Filling {
     fn push(&mut self, row: &Row<'_>) -> Result<(), ParquetError> {
+        // Ordering: the file ends before the row comes, since the metadata has one range of key groups, or one subtask,
+        // for each file.
         if self.file.as_ref().is_some_and(|(_, (_, last))| !is_same_file(*last, row.place)) {
             self.end()?;
         }

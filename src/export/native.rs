@@ -84,6 +84,7 @@ impl Copying<'_> {
             self.make(&object.at(&folder), PutPayload::from_bytes(bytes)).await?;
             metadata.objects.push(object);
         }
+        // Ordering: damage is looked for before the first object is copied.
         let objects = self.objects(&parts).await?;
         let mut done = 0;
         let copies = objects.iter().map(|object| self.copy(object, &folder)).collect::<Vec<_>>();
@@ -94,10 +95,13 @@ impl Copying<'_> {
             future::ready(Ok(()))
         });
         let outcome = copied.await;
+        // Ordering: all copies count as made before the outcome is looked at. If one failed, those that others have
+        // made must be deleted as well.
         self.created.extend(objects.iter().map(|object| object.at(&folder)));
         outcome?;
         metadata.objects.extend(objects);
         metadata.objects.sort_by(|one, other| one.path.cmp(&other.path));
+        // Ordering: the metadata is written last, since the savepoint exists as soon as it does.
         let bytes = metadata.encode();
         // What nobody could read is not written.
         NativeMetadata::decode(&bytes).map_err(ExportError::Unfit)?;

@@ -35,7 +35,7 @@ pub struct Wanted {
 /// What is known of a part before its first page.
 #[derive(Debug, Clone)]
 pub struct Header {
-    /// Its states.
+    /// The states that the part has, by id.
     pub states: Vec<(StateId, StateDescriptor)>,
     /// The key groups that its subtask had.
     pub key_groups: KeyGroupRange,
@@ -50,9 +50,9 @@ pub struct Header {
 pub struct Page {
     /// The key group, or the subtask of operator state.
     pub place: Place,
-    /// The state.
+    /// The state that all entries belong to.
     pub state: StateId,
-    /// The entries.
+    /// The entries, in the order of the reader.
     pub entries: Vec<Stored>,
     /// Whether the last entry goes on in the next page.
     pub continued: bool,
@@ -61,17 +61,17 @@ pub struct Page {
 /// What a state has for one key and namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// The key.
+    /// The key that the values belong to; empty in operator state.
     pub key: Bytes,
-    /// The namespace.
+    /// The namespace of the key; empty for the void namespace.
     pub namespace: Bytes,
-    /// Of a value.
+    /// The value, of a state of that kind.
     pub value: Option<Bytes>,
-    /// Of a map: its keys and values.
+    /// The keys and values of a map.
     pub entries: Vec<(Bytes, Bytes)>,
-    /// Of a list.
+    /// The elements of a list, in order.
     pub elements: Vec<Bytes>,
-    /// Of timers.
+    /// The times at which timers fire.
     pub times: Vec<i64>,
     /// Of a state with time-to-live: the time of the last touch of each of the above.
     pub touched: Vec<u64>,
@@ -107,8 +107,10 @@ pub enum ReadError {
 /// # Errors
 /// [`ReadError`].
 pub async fn read(
-    (manifest, record): (&Manifest, &CheckpointRecord),
-    (options, wanted): (&ReaderOptions<'_>, &Wanted),
+    manifest: &Manifest,
+    record: &CheckpointRecord,
+    options: &ReaderOptions<'_>,
+    wanted: &Wanted,
     mut send: impl AsyncFnMut(Message) -> bool,
 ) -> Result<(), ReadError> {
     let mut reader = Reader::new(options.clone(), manifest, record);
@@ -130,8 +132,8 @@ pub async fn read(
     let unreadable = |source| SourceError::Unreadable { of: manifest.backend.clone(), source };
     while let Some(part) = reader.next().await.map_err(unreadable)? {
         let places = rows::places(&part, manifest.backend.subtask, reader.states());
-        for at in places.filter(|(_, state, ..)| wanted.states.is_empty() || wanted.states.contains(&state.name)) {
-            let (state, _, _, place) = at;
+        for at in places.filter(|at| wanted.states.is_empty() || wanted.states.contains(&at.descriptor.name)) {
+            let rows::At { state, place, .. } = at;
             let mut pages = Pages { place, state, page_bytes: wanted.page_bytes, bytes: 0, open: vec![], done: vec![] };
             let mut next = Some(0);
             while let Some(first) = next {
@@ -139,8 +141,10 @@ pub async fn read(
                     pages.add(row);
                     Ok::<_, RowError>(())
                 };
-                let added = rows::piece(&part, (at, first), add);
+                let added = rows::piece(&part, at, first, add);
                 next = added.map_err(|source| SourceError::Rows { of: manifest.backend.clone(), source })?;
+                // Full pages are sent before the next piece is read, so memory holds the pages of one piece and no
+                // more.
                 for page in mem::take(&mut pages.done) {
                     taken(send(Message::Page(page)).await)?;
                 }
@@ -171,6 +175,8 @@ struct Pages {
 impl Pages {
     fn add(&mut self, row: &Row<'_>) {
         let goes_on = self.open.last().is_some_and(|last| last.key == row.key && last.namespace == row.namespace);
+        // Ordering: a full page is closed when the next row comes, and not before. Only that row tells whether the last
+        // entry goes on.
         if self.bytes >= self.page_bytes {
             self.close(goes_on);
         }

@@ -16,7 +16,7 @@ use crate::{
 pub struct PartSource {
     /// The backend that it belongs to.
     pub backend: BackendId,
-    /// The checkpoint.
+    /// The checkpoint that the part belongs to.
     pub checkpoint: CheckpointIdentity,
     /// Lease of the pin that keeps the part while it is read, in milliseconds.
     pub lease_ms: u64,
@@ -46,6 +46,7 @@ impl PartSource {
         };
         let done = tokio::select! {
             biased;
+            // Ordering: a lost pin is looked at first, as for a whole checkpoint.
             lost = held.keep() => Err(SourceError::from(lost).into()),
             done = checked => done,
         };

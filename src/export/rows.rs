@@ -20,8 +20,18 @@ pub enum RowError {
     Change(String),
 }
 
-/// A place of rows: a state, and whose its rows are.
-pub type At<'s> = (StateId, &'s StateDescriptor, KeyGroup, Place);
+/// A place of rows: a state, and the key group or subtask that its rows belong to.
+#[derive(Debug, Clone, Copy)]
+pub struct At<'s> {
+    /// Id of the state in the checkpoint.
+    pub state: StateId,
+    /// The descriptor of that state.
+    pub descriptor: &'s StateDescriptor,
+    /// The key group; [`KeyGroup::OPERATOR`] for operator state.
+    pub key_group: KeyGroup,
+    /// The place that each row names.
+    pub place: Place,
+}
 
 /// The states and key groups of a `part` of `subtask`, in order of key groups: the places of its rows. `states` are
 /// those of the checkpoint.
@@ -34,7 +44,7 @@ pub fn places<'s>(
     part.key_groups.iter().flat_map(move |key_group| {
         let place = if is_operator { Place::Subtask(subtask) } else { Place::KeyGroup(key_group) };
         let states = states.iter().filter(move |(_, state)| state.redistribution.is_some() == is_operator);
-        states.map(move |(id, state)| (*id, state, key_group, place))
+        states.map(move |(state, descriptor)| At { state: *state, descriptor, key_group, place })
     })
 }
 
@@ -49,7 +59,7 @@ pub fn each<E: From<RowError>>(
 ) -> Result<(), E> {
     let mut next = Some(0);
     while let Some(first) = next {
-        next = piece(part, (at, first), &mut read)?;
+        next = piece(part, at, first, &mut read)?;
     }
     Ok(())
 }
@@ -61,20 +71,22 @@ pub fn each<E: From<RowError>>(
 /// As [`each`].
 pub fn piece<E: From<RowError>>(
     part: &Part,
-    ((id, state, key_group, place), first): (At<'_>, u64),
+    at: At<'_>,
+    first: u64,
     mut read: impl FnMut(&Row<'_>) -> Result<(), E>,
 ) -> Result<Option<u64>, E> {
+    // A copy of a piece cannot be broken off. After a fault, the rest of the piece is passed over.
     let (mut outcome, mut removed) = (Ok(()), 0);
     let mut push = |change: &Change<'_>| {
         if outcome.is_ok() {
-            outcome = match row(change, place, state, &mut removed) {
+            outcome = match row(change, at.place, at.descriptor, &mut removed) {
                 Ok(Some(row)) => read(&row),
                 Ok(None) => Ok(()),
                 Err(fault) => Err(RowError::Change(fault).into()),
             };
         }
     };
-    let next = part.inner.piece(id, key_group, first, &mut push).map_err(RowError::from)?;
+    let next = part.inner.piece(at.state, at.key_group, first, &mut push).map_err(RowError::from)?;
     outcome.map(|()| next)
 }
 
@@ -85,6 +97,7 @@ fn row<'c>(
     state: &'c StateDescriptor,
     removed: &mut u64,
 ) -> Result<Option<Row<'c>>, String> {
+    // The elements of a list follow each other, so index 0 begins another list.
     if matches!(change.action, Action::ListPut { index: 0, .. }) {
         *removed = 0;
     }

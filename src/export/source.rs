@@ -30,7 +30,7 @@ use crate::{
 /// A checkpoint to read.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The job.
+    /// The job whose checkpoint is read.
     pub job: Name,
     /// The id of the checkpoint; `None` for the newest that all operators have.
     pub checkpoint: Option<u64>,
@@ -60,7 +60,7 @@ pub enum SourceError {
     /// There is no such checkpoint.
     #[error("job `{job}` has no checkpoint {wanted} that every subtask of every operator retains; there are: {there}")]
     NoCheckpoint {
-        /// The job.
+        /// The job that was asked for its checkpoints.
         job: Name,
         /// The id that was asked for.
         wanted: String,
@@ -70,7 +70,7 @@ pub enum SourceError {
     /// There is no such checkpoint of one subtask.
     #[error("backend `{of}` retains no checkpoint {id} of epoch {epoch}: it never completed, or was let go of")]
     NoPart {
-        /// The backend.
+        /// The backend that the part would belong to.
         of: BackendId,
         /// The id of the checkpoint.
         id: u64,
@@ -139,8 +139,14 @@ impl Source {
         let heads = job::read_heads(options.store, &self.job, options.retry).await.map_err(SourceError::from)?;
         let checkpoint = self.choose(&heads, attempt)?;
         let found = Found { checkpoint, operators: parts(&heads, checkpoint) };
+        // The pins are kept outside of the future that makes them: those that were made are released even if the next
+        // one fails.
         let mut pins = vec![];
         let pinned = async {
+            // Ordering 1: the pins are written.
+            // Ordering 2: the heads are read again. A deleter publishes the removal of a checkpoint, and then lists the
+            // pins. So either the deleter sees the pin, or this reading sees the removal. Without it, a checkpoint that
+            // was removed between the first reading and the pin would be deleted while it is read.
             self.pin(&found, options, &mut pins).await?;
             let again = job::read_heads(options.store, &self.job, options.retry).await?;
             if is_gone(&found.operators, &again) { Err(SourceError::LetGo(checkpoint.id)) } else { Ok(()) }
@@ -149,6 +155,8 @@ impl Source {
             Err(error) => Err(error.into()),
             Ok(()) => tokio::select! {
                 biased;
+                // Ordering: a lost pin is looked at first, and ends the reading at once. What is read without a pin may
+                // be deleted under the reader, which would take that for damage.
                 lost = pin::keep_all(&mut pins) => Err(SourceError::from(lost).into()),
                 done = read(&found) => done,
             },

@@ -167,6 +167,7 @@ fn records<T: DataType>(
     if !is_optional {
         return Ok(values.map(Some).collect());
     }
+    // A missing value has a level of 0 and no place among the values.
     Ok(levels.into_iter().map(|level| if level > 0 { values.next() } else { None }).collect())
 }
 
@@ -178,6 +179,7 @@ impl Batch {
     /// The cell that the row lacks, or that has a value which cannot be used.
     pub(super) fn row(&self, row: usize, key_group_of: Option<KeyGroupOf<'_>>) -> Result<Row<'_>, String> {
         let key = bytes(&self.key, row).unwrap_or_default();
+        // A row has one owner. To guess between two would put the entry where no task finds it.
         let place = match (number(&self.key_group, row), number(&self.subtask, row), key_group_of) {
             (Some(key_group), None, _) => u16::try_from(key_group).ok().map(KeyGroup).map(Place::KeyGroup),
             (None, Some(subtask), _) => u32::try_from(subtask).ok().map(Place::Subtask),

@@ -86,6 +86,7 @@ impl<'a> Row<'a> {
             Some(_) => ttl::split(stored).map(|(time, value)| (Some(time), value)).map_err(|error| error.to_string()),
         };
         let (touched, entry) = match change.action {
+            // Without time-to-live, these bytes are an element like any other.
             Action::ListPut { element, .. } if state.ttl.is_some() && element == ttl::REMOVED => return Ok(None),
             Action::Put(value) => stored(value).map(|(touched, value)| (touched, Entry::Value(value)))?,
             Action::ListPut { index, element } => {

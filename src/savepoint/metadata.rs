@@ -210,6 +210,8 @@ pub(super) fn unseal<T: Serialize + DeserializeOwned>(format: &str, bytes: &[u8]
     if envelope.format != format {
         return Err(format!("its format is `{}`, not `{format}`", envelope.format));
     }
+    // Ordering: the version comes before the contents. A later version may have other fields, and the reason would then
+    // be a field that is not known.
     if envelope.version > FORMAT_VERSION {
         return Err(format!(
             "it is of version {}, and this dstl reads versions up to {FORMAT_VERSION}; use a newer one",
@@ -217,6 +219,7 @@ pub(super) fn unseal<T: Serialize + DeserializeOwned>(format: &str, bytes: &[u8]
         ));
     }
     let contents: T = serde_json::from_value(envelope.savepoint).map_err(|error| error.to_string())?;
+    // The checksum is of the contents as this version writes them, so the layout of the file does not matter.
     let crc = crc32(&serde_json::to_vec(&contents).expect("maps with text for keys are JSON"));
     if crc != envelope.crc32 {
         return Err(format!("its checksum is {crc}, {} recorded", envelope.crc32));
@@ -280,6 +283,8 @@ impl OperatorMeta {
             subtask.key_groups.range()
         });
         let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
+        // Each key group once takes both checks. The number alone would allow a gap beside an overlap, the coverage
+        // alone an overlap.
         let all = KeyGroupRange::new(0, max - 1).map_err(|error| error.to_string())?;
         let count: usize = ranges.iter().map(|range| range.count()).sum();
         if count != max as usize || !all.without(ranges).is_empty() {
@@ -316,7 +321,8 @@ impl OperatorMeta {
     /// If the file is missing, or its length or checksum differs from the record.
     pub async fn read_file(
         store: &Store,
-        (savepoint, operator): (&SavepointId, &Name),
+        savepoint: &SavepointId,
+        operator: &Name,
         file: &FileMeta,
         retry: Retry,
     ) -> Result<(Path, Bytes), SavepointError> {

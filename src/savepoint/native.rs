@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   <job>/savepoints/<name>/metadata.json                             written last
-//!   <job>/savepoints/<name>/metadata.json                             written last
 //!   <job>/savepoints/<name>/<uuid>/<job>/operators/…, segments/…      the objects, with the paths that they had
+//! ```
 //!
 //! Seen from the folder `<uuid>`, the objects are a store with one job and one checkpoint, which is read and restored
 //! like any other. No object says where the folder is. Each making has a UUID of its own, so two makers of the same
@@ -96,6 +96,8 @@ impl NativeMetadata {
             .keys()
             .try_for_each(|name| Name::new(name).map(|_| ()))
             .map_err(|error| error.to_string())?;
+        // Only the exact paths of objects of dstl are allowed. Any other one could lead out of the folder of the
+        // savepoint.
         let is_named = |object: &&NativeObject| {
             Path::parse(&object.path)
                 .is_ok_and(|path| path.as_ref() == object.path && ObjectName::parse(&path).is_some())

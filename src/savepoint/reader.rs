@@ -102,6 +102,8 @@ impl ReadFile<'_> {
         for number in (0..file.num_row_groups()).filter(|number| wanted(*number)) {
             let fault = |what: String| FileFault { group: Some(number), what };
             let group = file.get_row_group(number).map_err(|error| fault(error.to_string()))?;
+            // Ordering: the sizes are checked before a column is read. A small file can claim to hold gigabytes, and
+            // memory would be taken for them.
             let (rows, at_once) = self.rows_of(group.metadata()).map_err(fault)?;
             let mut readers = Readers::open(&*group, &positions).map_err(|error| fault(error.to_string()))?;
             let mut done = 0;
@@ -124,6 +126,7 @@ impl ReadFile<'_> {
     /// # Errors
     /// If the row group is larger than allowed.
     fn rows_of(&self, group: &RowGroupMetaData) -> Result<(u64, u64), String> {
+        // A negative size is damage. It counts as the largest one, which is refused below.
         let sizes = group.columns().iter().map(|column| u64::try_from(column.uncompressed_size()).unwrap_or(u64::MAX));
         let (bytes, most) = (sizes.fold(0, u64::saturating_add), self.max_group_bytes);
         if bytes > most {

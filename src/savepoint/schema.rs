@@ -68,6 +68,8 @@ impl Positions {
             }
             check(column, there.map(|(_, there)| there))?;
             let Some((position, there)) = there else { continue };
+            // A repeated column has several values per row, and a deeper one is in a group that may be missing. Neither
+            // fits a cell.
             if there.max_rep_level() > 0 || there.max_def_level() > 1 {
                 return Err(mistyped(column, there));
             }

@@ -97,6 +97,7 @@ impl FileWriter {
     /// Whether the next row belongs in another file.
     #[must_use]
     pub fn is_full(&self) -> bool {
+        // The rows at hand count uncompressed, so a file rather ends a little early.
         self.file.bytes_written() + self.columns.bytes >= FILE_BYTES
     }
 
@@ -114,6 +115,7 @@ impl FileWriter {
 
     fn end_group(&mut self) -> Result<(), ParquetError> {
         let columns = mem::take(&mut self.columns);
+        // Columns are written in the order of the schema. The library goes by positions, not by names.
         let mut group = self.file.next_row_group()?;
         optional::<Int32Type>(&mut group, &columns.key_group)?;
         optional::<Int32Type>(&mut group, &columns.subtask)?;

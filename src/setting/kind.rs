@@ -217,6 +217,7 @@ fn list(text: &str) -> Option<Vec<String>> {
         return Some(items(text).map(str::to_owned).collect());
     }
     let table: toml::Table = format!("list = {text}").parse().ok()?;
+    // `text` may end the list and go on with other keys, which would be settings that nobody checks.
     let toml::Value::Array(items) = table.get("list").filter(|_| table.len() == 1)? else { return None };
     let item = |item: &toml::Value| match item {
         toml::Value::String(text) => Some(text.clone()),
@@ -254,6 +255,7 @@ fn store(text: &str) -> Option<Url> {
         return Url::from_file_path(text).ok();
     }
     let url = Url::parse(text).ok()?;
+    // A relative path behind `file:` would silently become an absolute one, so the text itself is looked at.
     let local = url.scheme() != "file" || (url.host().is_none() && text.starts_with("file:/"));
     // Azure's `container@account` is not a user.
     let has_user = !url.username().is_empty() && !url.scheme().starts_with("abfs");

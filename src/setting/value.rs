@@ -64,6 +64,7 @@ impl Values {
             *value = Value::Number(match share {
                 _ if *key == of => whole,
                 Share::Bytes(bytes) => bytes,
+                // The division comes first, so that the product does not overflow.
                 Share::Percent(percent) => whole / 100 * percent,
             });
         }
@@ -74,6 +75,7 @@ impl Values {
     pub(crate) fn take<T: FromValue>(&mut self, key: &'static str) -> T {
         let value = self.values.remove(key).expect("the key is in the table once, with a fixed default");
         T::from_value(value).unwrap_or_else(|allowed| {
+            // The default stands in, so that one run finds all other faults, too.
             self.refused.push((key, allowed));
             let default = self.defaults.get(key).expect("it has a fixed default").clone();
             T::from_value(default).expect("a default is allowed")

@@ -37,6 +37,8 @@ impl BoundedBackend {
 impl StateBackend for BoundedBackend {
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
         self.inner.apply(change)?;
+        // The size is known only after the change. A reader drops a full backend, so the change that is too much does
+        // no harm.
         let (bytes, allowed) = (self.inner.bytes(), self.max_bytes);
         if bytes <= allowed { Ok(()) } else { Err(StateError::Full { allowed }) }
     }

@@ -118,6 +118,7 @@ impl<'a> Change<'a> {
         let (key, rest) = take_bytes(rest)?;
         let (namespace, rest) = take_bytes(rest)?;
         let action = match kind {
+            // The last field takes all remaining bytes. A clear has no such field, so bytes behind it are damage.
             0 if rest.is_empty() => Action::Clear,
             0 => return Err(StateError::Undecodable("bytes after a clear")),
             1 => Action::Put(rest),

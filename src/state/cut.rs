@@ -74,6 +74,8 @@ impl Coverage {
     fn gap(&self, hash: u64) -> Option<HashRange> {
         let first = match self.0.range(..=hash).next_back() {
             Some((_, last)) if *last >= hash => return None,
+            // This `last` is below `hash`, so the sum does not overflow. Below, `next` is above `hash`, so the
+            // difference does not either.
             Some((_, last)) => last + 1,
             None => 0,
         };
@@ -84,6 +86,8 @@ impl Coverage {
     /// Covers a range inside a gap.
     fn insert(&mut self, range: HashRange) {
         let HashRange { mut first, mut last } = range;
+        // Ranges are disjoint, so the one before ends below `first`, and the sum does not overflow. `last` may be the
+        // highest hash, behind which there is nothing.
         if let Some((before, end)) = self.0.range(..first).next_back()
             && *end + 1 == first
         {
@@ -99,6 +103,14 @@ impl Coverage {
     fn lowest_gap(&self) -> Option<u64> {
         self.0.get(&0).map_or(Some(0), |last| last.checked_add(1))
     }
+}
+
+/// A position in the contents of a backend: a stable hash of (state, key group).
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    state: StateId,
+    key_group: KeyGroup,
+    hash: u64,
 }
 
 /// A cut that is under way.
@@ -117,10 +129,13 @@ struct Cut {
 }
 
 impl Cut {
-    /// The uncovered range around a hash.
-    fn gap(&self, state: StateId, key_group: KeyGroup, hash: u64) -> Option<HashRange> {
+    /// The uncovered range around a spot; `None` if the spot is covered, or no part of the cut.
+    fn gap(&self, spot: Spot) -> Option<HashRange> {
+        let Spot { state, key_group, hash } = spot;
         let (position, at) = self.walked?;
         let walking = *self.states.get(position)?;
+        // New states get higher ids, so a state above the last one was registered after the cut began. Places before
+        // the walk are covered, though `covered` has forgotten them (`step`).
         let is_of_cut = self.states.last().is_some_and(|last| state <= *last);
         if !is_of_cut || (state, key_group) < (walking, at) {
             return None;
@@ -128,24 +143,33 @@ impl Cut {
         self.covered.get(&(state, key_group)).map_or(Some(HashRange::ALL), |covered| covered.gap(hash))
     }
 
-    /// Covers the range around a hash that is not covered: by the kept piece if it has not changed since, or else by
+    /// Covers the range around a spot whose gap is `gap`: by the kept piece if it has not changed since, or else by
     /// copying a slice. `copied` may have the copy already.
     fn cover(
         &mut self,
         backend: &dyn PieceSnapshots,
-        (state, key_group, hash): (StateId, KeyGroup, u64),
+        spot: Spot,
         gap: HashRange,
         copied: &mut Option<CutPiece>,
     ) -> Result<(), StateError> {
+        let Spot { state, key_group, hash } = spot;
+        // A kept piece that reaches beyond the gap would bring hashes that another piece of this cut has already. Each
+        // hash is in one piece.
         let within = |range: HashRange| gap.first <= range.first && range.last <= gap.last;
         let kept = (self.kept)(state, key_group, hash).filter(|(range, _)| within(*range));
         let kept = kept.map(|(range, sqn)| (range, sqn, backend.changed(state, key_group, range)));
+        // The kept piece has every change below its stamp. A change at or above the stamp may have come after the piece
+        // was made.
         if let Some((hashes, _, changed)) = kept.filter(|(_, sqn, changed)| changed < sqn) {
             self.push(CutPiece { state, key_group, hashes, changed, contents: CutContents::Kept });
             return Ok(());
         }
         let slice = backend.slice(state, key_group, hash);
+        // Slices are split and merged while the cut is under way, so a slice may reach into a part that is covered
+        // already.
         let hashes = HashRange { first: gap.first.max(slice.first), last: gap.last.min(slice.last) };
+        // The copy was made for another cut before the same write. Equal hashes mean equal contents: a write between
+        // the two cuts would have made the older one cover the slice, and its gap would be smaller.
         let is_same = |piece: &&CutPiece| (piece.state, piece.key_group, piece.hashes) == (state, key_group, hashes);
         let piece = match copied.as_ref().filter(is_same) {
             Some(piece) => piece.clone(),
@@ -164,6 +188,8 @@ impl Cut {
     /// Goes on to the next place.
     fn step(&mut self) {
         let Some((position, at)) = self.walked else { return };
+        // The coverage of a place behind the walk is not needed: `gap` refuses the place by its order. So memory is
+        // bounded by the places that writes touch ahead of the walk.
         if let Some(state) = self.states.get(position) {
             self.covered.remove(&(*state, at));
         }
@@ -183,6 +209,8 @@ fn copy(
     let mut contents = PieceBuilder::default();
     let changed = backend.changed(state, key_group, hashes);
     backend.copy_piece(state, key_group, hashes.first, &mut |change| {
+        // The backend copies to the end of its slice, which may be behind `hashes`. Without an upper end no hash is
+        // computed.
         if hashes.last == u64::MAX || stable_hash(change.at.key, change.at.namespace) <= hashes.last {
             contents.push(change);
         }
@@ -237,10 +265,13 @@ impl Cuts {
     /// As [`PieceSnapshots::copy_piece`].
     pub fn before(&mut self, backend: &dyn PieceSnapshots, at: Address<'_>) -> Result<(), StateError> {
         let hash = stable_hash(at.key, at.namespace);
+        let spot = Spot { state: at.state, key_group: at.key_group, hash };
+        // Ordering: every cut is covered before the caller changes anything, so each gets the contents at its moment.
+        // Cuts that need the same hashes share one copy.
         let mut copied = None;
         for cut in &mut self.running {
-            if let Some(gap) = cut.gap(at.state, at.key_group, hash) {
-                cut.cover(backend, (at.state, at.key_group, hash), gap, &mut copied)?;
+            if let Some(gap) = cut.gap(spot) {
+                cut.cover(backend, spot, gap, &mut copied)?;
             }
         }
         Ok(())
@@ -254,6 +285,8 @@ impl Cuts {
     pub fn next(&mut self, backend: &dyn PieceSnapshots, number: u64) -> Result<Option<CutPiece>, StateError> {
         let Some(cut) = self.find(number) else { return Ok(None) };
         loop {
+            // Ordering: copies that writes have caused go first. They hold memory until they are taken, while the walk
+            // holds none.
             if let Some(piece) = cut.pieces.pop_front() {
                 cut.held_bytes -= piece.contents.bytes();
                 return Ok(Some(piece));
@@ -261,8 +294,11 @@ impl Cuts {
             let Some((position, key_group)) = cut.walked else { return Ok(None) };
             let state = *cut.states.get(position).expect("the walk is at a state");
             let lowest = cut.covered.get(&(state, key_group)).map_or(Some(0), Coverage::lowest_gap);
-            match lowest.and_then(|hash| Some((hash, cut.gap(state, key_group, hash)?))) {
-                Some((hash, gap)) => cut.cover(backend, (state, key_group, hash), gap, &mut None)?,
+            let spot = lowest.map(|hash| Spot { state, key_group, hash });
+            match spot.and_then(|spot| Some((spot, cut.gap(spot)?))) {
+                Some((spot, gap)) => cut.cover(backend, spot, gap, &mut None)?,
+                // There is a gap at the lowest uncovered hash of the place of the walk. So `None` means that all of the
+                // place is covered.
                 None => cut.step(),
             }
         }

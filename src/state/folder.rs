@@ -96,6 +96,8 @@ impl Folders {
         let starting = File::create(root.join(ROOT_LOCK)).map_err(at)?;
         starting.lock().map_err(at)?;
         remove_stale(root).map_err(at)?;
+        // Ordering: the folder gets its own lock before the lock of the root ends with this function. In between,
+        // another daemon that starts would take the folder for a dead one's and remove it.
         let path = root.join(format!("{PREFIX}{instance}"));
         fs::create_dir_all(&path).map_err(at)?;
         let lock = File::create(path.join(LOCK)).map_err(at)?;
@@ -113,6 +115,7 @@ impl Folders {
     /// # Errors
     /// If it cannot be made.
     pub fn create(&self) -> io::Result<Folder> {
+        // Two calls at once may take the same root. They never take the same number, which is drawn below.
         let turn = self.0.next.load(Ordering::Relaxed);
         let roots = self.0.homes.len() as u64;
         self.create_below(usize::try_from(turn % roots).expect("far fewer roots"))
@@ -149,6 +152,7 @@ fn remove_stale(root: &Path) -> io::Result<()> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_ours = name.strip_prefix(PREFIX).is_some_and(|uuid| Uuid::parse_str(uuid).is_ok());
+        // Nothing else in the root is this program's to remove.
         if !is_ours {
             continue;
         }
@@ -166,6 +170,7 @@ fn remove_stale(root: &Path) -> io::Result<()> {
                 tracing::info!(path = %path.display(), "removing the local folder of a dead daemon");
                 remove(&path);
             }
+            // Its daemon lives.
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error),
         }

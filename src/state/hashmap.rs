@@ -79,6 +79,8 @@ impl HashMapBackend {
 
     /// Calls `call` with the cuts and with the rest, which is read-only meanwhile.
     fn with_cuts<T>(&mut self, call: impl FnOnce(&mut Cuts, &Self) -> T) -> T {
+        // The cuts change while they read the backend, so they are taken out. They read it through `copy_piece`,
+        // `changed` and `slice`, which do not look at the cuts. They are put back whatever `call` returns.
         let mut cuts = std::mem::take(&mut self.cuts);
         let result = call(&mut cuts, self);
         self.cuts = cuts;
@@ -86,6 +88,7 @@ impl HashMapBackend {
     }
 
     fn position(&self, state: StateId) -> Option<usize> {
+        // Id 0 wraps around to a position that no vector has, and goes on to the search.
         let dense = (state.0 as usize).wrapping_sub(1);
         if self.states.get(dense).is_some_and(|(id, _)| *id == state) {
             return Some(dense);
@@ -108,6 +111,9 @@ impl StateBackend for HashMapBackend {
     }
 
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        // Ordering: the cuts copy the slice before the change. Afterwards the old contents would be gone, and the cut
+        // would have a change that came behind it. If the table refuses the change below, the copy is right all the
+        // same.
         if !self.cuts.is_empty() {
             self.with_cuts(|cuts, backend| cuts.before(backend, change.at))?;
         }
@@ -117,8 +123,11 @@ impl StateBackend for HashMapBackend {
             return Err(StateError::Mismatch { state, what: "the state is not registered" });
         };
         let before = table.usage().bytes;
+        // The stamp is passed on here and not in `set_stamp`, which would have to visit thousands of tables for each
+        // stamp.
         table.set_stamp(self.stamp);
         let applied = table.apply(change.at, change.action);
+        // The size counts even if the change was refused: the first write of a state allocates directories either way.
         self.bytes = self.bytes - before + table.usage().bytes;
         applied.map_err(mismatch(change.at))
     }
@@ -238,10 +247,14 @@ impl StateBackend for HashMapBackend {
         let mut blocks: [&[u8]; WARM_PLACES] = [&[]; WARM_PLACES];
         loop {
             let mut count = 0;
+            // Ordering: the blocks come first. `zip` asks its left side first, so when no block is left, no place is
+            // taken and lost.
             for (block, at) in blocks.iter_mut().zip(&mut *places) {
                 *block = self.table(at.state).map(|table| table.block(at)).unwrap_or_default();
                 count += 1;
             }
+            // The fold reads both ends of every block. The compiler must believe that the sum is needed, or it leaves
+            // the reads out.
             let ends = |block: &&[u8]| block.first().copied().unwrap_or(0) ^ block.last().copied().unwrap_or(0);
             black_box(blocks.iter().take(count).fold(0, |all, block| all ^ ends(block)));
             if count < WARM_PLACES {

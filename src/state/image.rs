@@ -48,6 +48,8 @@ impl LocalImage {
         let folder = self.folder.sibling()?;
         for file in &self.files {
             let path = self.path(file);
+            // Only the length is checked. A checksum would have to read all of the file, and the files are as large as
+            // the state.
             if fs::metadata(&path)?.len() != file.bytes {
                 let text = format!("`{}` has not its {} bytes any more", path.display(), file.bytes);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));

@@ -117,6 +117,7 @@ pub fn join(function: MergeFunction, current: Option<&[u8]>, value: &[u8]) -> Re
         MergeFunction::MinI64 => integers(current, value, i64::min)?,
         MergeFunction::MaxI64 => integers(current, value, i64::max)?,
         MergeFunction::SumF64 => floats(current, value, |a, b| a + b)?,
+        // `total_cmp` puts -0.0 before 0.0, so the result does not depend on the order of the operands.
         MergeFunction::MinF64 => floats(current, value, |a, b| prefer(a, b, a.total_cmp(&b).is_le()))?,
         MergeFunction::MaxF64 => floats(current, value, |a, b| prefer(a, b, a.total_cmp(&b).is_ge()))?,
         MergeFunction::AverageI64 => averages(current, value, add_integers)?,
@@ -133,6 +134,7 @@ pub fn join(function: MergeFunction, current: Option<&[u8]>, value: &[u8]) -> Re
         MergeFunction::HyperLogLog => {
             let value = sketch(value)?;
             let mut all = current.map(sketch).transpose()?.unwrap_or_default();
+            // An empty sketch adds nothing. Without a stored one it is stored all the same, so that the entry exists.
             if value.is_empty() && current.is_some() {
                 return Ok(Merged::Unchanged);
             }

@@ -333,7 +333,7 @@ pub fn execute<B: StateBackend + ?Sized>(
 ) -> Result<Option<Answer>, StateError> {
     match context.descriptor.ttl {
         None => run(backend, at, op, context, log),
-        Some(ttl) => timed::execute(backend, at, op, (context, ttl), log),
+        Some(_) => timed::execute(backend, at, op, context, log),
     }
 }
 
@@ -361,6 +361,7 @@ fn run<B: StateBackend + ?Sized>(
             }
         }
         Op::ListAdd(element) => {
+            // The element is numbered here, so that its replay needs no other entry.
             let index = writer.backend.len(at)?;
             writer.write(Action::ListPut { index, element })?;
         }
@@ -370,6 +371,7 @@ fn run<B: StateBackend + ?Sized>(
                 writer.put_elements(first, elements)?;
             }
         }
+        // Without the clear, a list that was longer would keep its old end.
         Op::ListUpdate(elements) => {
             writer.clear(StateKind::List)?;
             writer.put_elements(0, elements)?;
@@ -457,6 +459,8 @@ struct Writer<'a, B: ?Sized, L> {
 impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
     fn write(&mut self, action: Action<'_>) -> Result<(), StateError> {
         let change = Change { at: self.at, action };
+        // Ordering: the backend takes the change before the log does. A change that the backend refuses must not be
+        // logged, or every replay would fail at it.
         self.backend.apply(&change)?;
         (self.log)(&change);
         Ok(())
@@ -468,11 +472,13 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
 
     /// Clears everything at the place.
     fn clear(&mut self, kind: StateKind) -> Result<(), StateError> {
+        // The length would do as well, but counts all of a map on disk.
         if self.backend.has_entries(self.at, kind)? { self.write(Action::Clear) } else { Ok(()) }
     }
 
     /// Writes the entry again, to touch it.
     fn touch(&mut self, map_key: Option<&[u8]>) -> Result<(), StateError> {
+        // In the view of a state with TTL, the same value gets the time of the batch by being written again.
         let mut value = None;
         let mut read = |stored: Option<&[u8]>| value = stored.map(<[u8]>::to_vec);
         match map_key {
@@ -497,6 +503,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         let function = context.descriptor.merge;
         let function = function.ok_or(StateError::Mismatch { state, what: "the state has no merge function" })?;
         let (mut length, mut merged) = (0, Ok(Merged::Unchanged));
+        // The stored value is merged where it lies. To copy it first could cost as much as the merge.
         let mut merge = |stored: Option<&[u8]>| {
             length = stored.map_or(0, <[u8]>::len);
             merged = combine(function, stored, operand);
@@ -507,6 +514,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
         }
         let merged = merged.map_err(|wrong| wrong.stored(state))?;
         let value = match &merged {
+            // With a TTL, even a merge without effect is a touch, and touches are logged.
             Merged::Unchanged if context.descriptor.ttl.is_none() => return Ok(None),
             Merged::Unchanged => return self.touch(map_key).map(|()| None),
             Merged::Append => operand,
@@ -515,7 +523,10 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)> Writer<'_, B, L> {
             Merged::Bytes(bytes) => bytes,
         };
         let is_append = matches!(merged, Merged::Append);
+        // An append adds to the stored bytes, and everything else replaces them.
         let kept = if is_append { length } else { 0 };
+        // Only the length of the result is known so far, which is enough: nothing is written that would have to be
+        // taken back.
         if value.len().saturating_add(kept) > context.max_value_bytes {
             return Ok(Some(Answer::LimitReached));
         }

@@ -41,6 +41,15 @@ pub struct WithOperatorState {
     states: BTreeSet<StateId>,
 }
 
+/// A subtask that takes over operator state from subtasks of another parallelism, or of the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Successor {
+    /// The number of the subtask.
+    pub subtask: u32,
+    /// The parallelism of its operator, above `subtask`.
+    pub parallelism: u32,
+}
+
 /// The whole contents of one subtask's operator state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contents {
@@ -89,26 +98,24 @@ pub fn contents(backend: &dyn StateBackend, state: StateId, kind: StateKind) -> 
     }
 }
 
-/// The subtasks, among `old`, whose state is needed to compute the share of subtask `subtask` of `new`.
+/// The subtasks, among `old`, whose state is needed to compute the share of `to`.
 #[must_use]
-pub fn sources(redistribution: Redistribution, old: u32, (subtask, new): (u32, u32)) -> Vec<u32> {
+pub fn sources(redistribution: Redistribution, old: u32, to: Successor) -> Vec<u32> {
     match redistribution {
         Redistribution::Union => (0..old).collect(),
-        Redistribution::Split if old != new => (0..old).collect(),
-        Redistribution::Split | Redistribution::Broadcast => vec![subtask.checked_rem(old).unwrap_or(0)],
+        Redistribution::Split if old != to.parallelism => (0..old).collect(),
+        // With the same parallelism each subtask keeps its own elements, and any copy of a map will do. If there were
+        // no old subtasks, the one named here has nothing.
+        Redistribution::Split | Redistribution::Broadcast => vec![to.subtask.checked_rem(old).unwrap_or(0)],
     }
 }
 
-/// The share of subtask `subtask` of `new` in a state of which the `old` subtasks had `had`. Subtasks without contents
+/// The share of `to` in a state of which the `old` subtasks had `had`. Subtasks without contents
 /// may be missing, and so may those that are not [`sources`] of the share. Pure.
 #[must_use]
-pub fn share(
-    redistribution: Redistribution,
-    had: &BTreeMap<u32, Contents>,
-    old: u32,
-    (subtask, new): (u32, u32),
-) -> Contents {
-    let from = sources(redistribution, old, (subtask, new));
+pub fn share(redistribution: Redistribution, had: &BTreeMap<u32, Contents>, old: u32, to: Successor) -> Contents {
+    let from = sources(redistribution, old, to);
+    // Subtasks are visited in ascending order, so every subtask that computes shares sees the same order of elements.
     let mut found = from.iter().filter_map(|source| had.get(source));
     if redistribution == Redistribution::Broadcast {
         return found.next().cloned().unwrap_or(Contents::Entries(vec![]));
@@ -118,8 +125,9 @@ pub fn share(
         Contents::Entries(_) => vec![],
     };
     let mut all: Vec<Bytes> = found.flat_map(elements).collect();
-    if redistribution == Redistribution::Split && old != new {
-        let (subtask, new) = (subtask as usize, new as usize);
+    if redistribution == Redistribution::Split && old != to.parallelism {
+        let (subtask, new) = (to.subtask as usize, to.parallelism as usize);
+        // `new` is above 0, since a subtask of it asks. The first `more` subtasks get one element more.
         let (each, more) = (all.len() / new, all.len() % new);
         let begin = |subtask: usize| subtask * each + subtask.min(more);
         all = all.drain(begin(subtask)..begin(subtask + 1)).collect();
@@ -265,6 +273,7 @@ impl StateBackend for WithOperatorState {
         let (keyed, operator) = (self.keyed.counting(), self.operator.counting());
         Box::new(move |go_on| {
             let mut counts = keyed(go_on)?;
+            // Operator state is counted from memory, too fast to ask whether to go on.
             counts.entries.extend(operator(&mut || true)?.entries);
             Ok(counts)
         })
@@ -296,11 +305,11 @@ impl StateBackend for WithOperatorState {
         }
     }
 
-    /// Keyed and operator state, if both are copied by pieces.
     fn may_block(&self) -> bool {
         self.keyed.may_block()
     }
 
+    /// Keyed and operator state, if both are copied by pieces.
     fn pieces(&self) -> Option<&dyn PieceSnapshots> {
         self.keyed.pieces().map(|_| self as &dyn PieceSnapshots)
     }
@@ -348,6 +357,7 @@ impl PieceSnapshots for WithOperatorState {
     }
 
     fn begin_cut(&mut self, number: u64, kept: Kept) {
+        // No change comes between the two calls, so both cuts are of one moment.
         if let Some(keyed) = self.keyed.pieces_mut() {
             keyed.begin_cut(number, kept.clone());
         }
@@ -470,16 +480,17 @@ mod tests {
     #[test]
     fn the_examples_of_the_front_page_hold() {
         let had = BTreeMap::from([(0, elements(&["a", "b", "c"])), (1, elements(&["d"])), (2, elements(&["e", "f"]))]);
-        let split = |subtask, new| share(Redistribution::Split, &had, 3, (subtask, new));
+        let split = |subtask, parallelism| share(Redistribution::Split, &had, 3, Successor { subtask, parallelism });
         assert_eq!([split(0, 2), split(1, 2)], [elements(&["a", "b", "c"]), elements(&["d", "e", "f"])]);
         let four = [0, 1, 2, 3].map(|subtask| split(subtask, 4));
         assert_eq!(four, [elements(&["a", "b"]), elements(&["c", "d"]), elements(&["e"]), elements(&["f"])]);
         assert_eq!([split(1, 3), split(2, 3)], [elements(&["d"]), elements(&["e", "f"])], "each keeps its own");
         let all = elements(&["a", "b", "c", "d", "e", "f"]);
-        assert_eq!([3, 5].map(|new| share(Redistribution::Union, &had, 3, (1, new))), [all.clone(), all]);
+        let union = |parallelism| share(Redistribution::Union, &had, 3, Successor { subtask: 1, parallelism });
+        assert_eq!([3, 5].map(union), [all.clone(), all]);
         let copy = |n: u8| Contents::Entries(vec![(Bytes::from(vec![n]), Bytes::new())]);
         let copies = (0..3_u8).map(|n| (n.into(), copy(n))).collect();
-        let broadcast = |subtask| share(Redistribution::Broadcast, &copies, 3, (subtask, 5));
+        let broadcast = |subtask| share(Redistribution::Broadcast, &copies, 3, Successor { subtask, parallelism: 5 });
         assert_eq!([broadcast(2), broadcast(3), broadcast(4)], [copy(2), copy(0), copy(1)]);
     }
 
@@ -494,7 +505,8 @@ mod tests {
             let mut all = vec![];
             let mut lengths = vec![];
             for subtask in 0..new {
-                let Contents::Elements(got) = share(Redistribution::Split, &before, old, (subtask, new)) else {
+                let to = Successor { subtask, parallelism: new };
+                let Contents::Elements(got) = share(Redistribution::Split, &before, old, to) else {
                     panic!("a list stays one")
                 };
                 lengths.push(got.len());

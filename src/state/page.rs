@@ -54,6 +54,8 @@ impl Page {
     /// Whether an entry of this many bytes fits on the page; the first one always does.
     pub(super) fn takes(&mut self, bytes: usize) -> bool {
         let fits = self.left.entries > 0 && self.left.bytes >= bytes;
+        // A page that has refused an entry is full for good. If it took a smaller one behind that, the refused one
+        // would be skipped.
         self.left = if fits {
             PageLimit { entries: self.left.entries - 1, bytes: self.left.bytes - bytes }
         } else {

@@ -107,11 +107,16 @@ impl RocksDbBackend {
 
     /// Passes the writes of every shard whose buffer is nearly full to its database, all in parallel.
     fn hand_on(&self) -> Result<(), StateError> {
+        // Shards that are soon full go along, so that the writer waits once for the slowest of them and not for each in
+        // turn.
         let full = self.shards.iter().filter(|shard| shard.buffered_bytes() >= BUFFER_BYTES / 2);
+        // The buffers belong to this thread, and only batches go to the others. This thread waits below, so it reads
+        // nothing while a write is neither buffered nor in its database.
         let full: Vec<HandOn<'_>> = full.map(Shard::handing_on).collect();
         std::thread::scope(|scope| {
             let writes: Vec<_> = full.into_iter().map(|writes| scope.spawn(|| writes.run())).collect();
             let joined = writes.into_iter().map(|write| write.join().expect("a write does not panic"));
+            // Every write is awaited, those behind a failed one too. The first error is returned.
             joined.fold(Ok(()), Result::and)
         })
     }
@@ -119,6 +124,7 @@ impl RocksDbBackend {
     /// Sets periodic compaction to the lowest age that any state wants.
     fn compact_periodically(&mut self) {
         let seconds = self.expiry.periodic_seconds().unwrap_or(0);
+        // To set an option makes each database write all of its options anew, so it is done only for a change.
         if seconds != self.periodic_seconds {
             self.periodic_seconds = seconds;
             self.shards.iter().for_each(|shard| shard.compact_every(seconds));
@@ -172,6 +178,7 @@ impl Place<'_> {
         let misfit = |what| Err(StateError::Mismatch { state: change.at.state, what });
         match (change.action, kind) {
             (Action::Clear, StateKind::Value) => shard.delete(key, None),
+            // The record of a list's length has the same prefix, so it goes with the elements.
             (Action::Clear, StateKind::Map | StateKind::List) => shard.clear(key)?,
             (Action::Put(value), StateKind::Value) => shard.put(key, None, value),
             (Action::Append(value), StateKind::Value) => append(shard, key, None, value)?,
@@ -225,6 +232,7 @@ impl StateBackend for RocksDbBackend {
             Err(position) => self.states.insert(position, (state, descriptor.kind)),
         }
         if descriptor.kind == StateKind::Timer {
+            // After a load, the databases may have rows of this state, which its timers have to read first.
             let timers = Timers::new(self.resources.timers(), self.key_groups, self.is_known);
             self.timers.insert(state, RefCell::new(timers));
         }
@@ -238,6 +246,8 @@ impl StateBackend for RocksDbBackend {
         let stamp = self.stamp;
         let kind = self.kind(change.at.state)?;
         let place = self.place(change.at, kind)?;
+        // Ordering: the stamp rises before the change. If the change is refused, one image too many is taken. The other
+        // way round, a change could be missing in an image that is reused.
         place.shard.changed = stamp;
         let buffered = if kind == StateKind::Timer { self.apply_timer(change)? } else { place.apply(change)? };
         if buffered >= BUFFER_BYTES { self.hand_on() } else { Ok(()) }
@@ -318,7 +328,7 @@ impl StateBackend for RocksDbBackend {
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
-        self.page_of_timers(state, (after, up_to), limit, read)
+        self.page_of_timers(state, after, up_to, limit, read)
     }
 
     fn timer_count(&self, state: StateId) -> Result<u64, StateError> {
@@ -353,7 +363,7 @@ impl StateBackend for RocksDbBackend {
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
         if self.kind(state)? == StateKind::Timer {
-            return self.names_of_timers((state, key_group), after, limit, read);
+            return self.names_of_timers(state, key_group, after, limit, read);
         }
         let at = Address { state, key_group, key: &[], namespace: &[] };
         let (shard, mut all) = (self.shard(at)?, vec![]);
@@ -384,6 +394,8 @@ impl StateBackend for RocksDbBackend {
 
     /// One pass over all keys that exist when it begins.
     fn counting(&self) -> Counting {
+        // The buffers belong to this thread, so they are passed on here. The other thread then reads the databases
+        // alone. An error is kept for it to report.
         let readers: Vec<_> = self.shards.iter().map(Shard::reader).collect();
         let lists: Vec<StateId> =
             self.states.iter().filter(|(_, kind)| *kind == StateKind::List).map(|(state, _)| *state).collect();
@@ -466,6 +478,8 @@ impl ImageSnapshots for RocksDbBackend {
 
     fn flush(&self, part: usize) -> Flush {
         let shard = self.shards.get(part);
+        // Buffered writes are passed on by the writer's own thread, and only the flush runs beside it. A failure is
+        // kept for the flush to report.
         let handed_on = shard.map_or(Ok(()), Shard::hand_on);
         let db = shard.map(Shard::database);
         Box::new(move || handed_on.and_then(|()| db.map_or(Ok(()), |db| db.flush().map_err(resources::local))))
@@ -476,12 +490,17 @@ impl ImageSnapshots for RocksDbBackend {
     }
 
     fn load(&mut self, image: LocalImage, states: &StateIds) -> Result<Loaded, StateError> {
+        // Ordering: the timers forget their rows before the first file is in place. If the load fails half-way, no
+        // timer order says that it knows the rows.
         self.is_known = false;
         self.timers.values().for_each(|timers| timers.borrow_mut().forget());
         let part = self.shards.iter().position(|shard| shard.key_groups == image.key_groups);
         match part.and_then(|part| self.shards.get_mut(part).map(|shard| (part, shard))) {
+            // Ids are parts of keys, so files can be taken over only if no id differs.
             Some((part, shard)) if states.iter().all(|(there, here)| there == here) => {
                 *shard = Shard::adopt(&self.resources, image, Some(&self.expiry))?;
+                // The database was opened anew: to this backend all of it changed just now, and its options have no
+                // period.
                 shard.changed = self.stamp;
                 if self.periodic_seconds > 0 {
                     shard.compact_every(self.periodic_seconds);

@@ -32,6 +32,7 @@ pub struct PieceContents {
 impl PieceBuilder {
     /// Adds one change.
     pub fn push(&mut self, change: &Change<'_>) {
+        // The length stands before the change, so the change is encoded aside.
         self.change.clear();
         change.encode(&mut self.change);
         prost::encoding::encode_varint(self.change.len() as u64, &mut self.bytes);

@@ -105,6 +105,7 @@ impl Entry {
 
 impl Ord for Entry {
     fn cmp(&self, other: &Self) -> Ordering {
+        // The time decides most comparisons, so names are read only where times are equal.
         self.time.cmp(&other.time).then_with(|| self.timer().cmp(&other.timer()))
     }
 }

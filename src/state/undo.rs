@@ -208,6 +208,7 @@ impl Undo {
     /// Closes a mark. Records that lead back to an older mark stay. Idempotent.
     pub fn release(&mut self, mark: Mark) {
         if let Some(layer) = self.position(mark).and_then(|at| self.layers.get_mut(at)) {
+            // Only layers at the front can go at once. The records of a later one are needed by the mark before it.
             layer.is_open = false;
             self.let_go();
         }
@@ -238,6 +239,7 @@ impl Undo {
     /// journal records to cells, while journals take more than half of the limit. The owner of the backend `live` calls
     /// it now and then.
     pub fn settle(&mut self, live: &dyn StateBackend, most: usize) {
+        // More are moved than came since the last call, so journals shrink however fast changes come.
         let mut left = most.max(MOVED_PER_ADDED * mem::take(&mut self.journaled));
         if self.journal_bytes() > self.journal_limit {
             self.dissolve(live, None, &mut left);
@@ -247,7 +249,13 @@ impl Undo {
         while left > 0
             && let Some(at) = self.layers.iter().position(|layer| !layer.is_open)
         {
+            // The oldest layer is open, so a closed one has a layer before it.
             let before = at.saturating_sub(1);
+            // Ordering 1: the layer before is rid of its journal first. Its records are older than those of the later
+            // layer, and the first record of an entry stays. In the other order, the later record would stay, and the
+            // mark would show an entry as it was at the later mark.
+            // Ordering 2: then the cells of the later layer follow, and its journal last, as it is younger than its
+            // cells.
             // Records of a later layer are newer.
             self.dissolve(live, Some(before), &mut left);
             if left == 0 {
@@ -255,10 +263,12 @@ impl Undo {
             }
             let Some(mut layer) = self.layers.remove(at) else { return };
             let into = self.layers.get_mut(before).expect("the oldest layer is open");
+            // Both layers change their sizes below, so the total is taken apart here and put together behind that.
             self.bytes -= into.bytes + layer.bytes;
             into.take_from(&mut layer, &mut left);
             into.take_timers_from(&mut layer, &mut left);
             if layer.cells.is_empty() && layer.timers.is_empty() {
+                // The journal of `into` is empty: it was dissolved above.
                 into.journal = mem::take(&mut layer.journal);
                 into.bytes += into.journal.bytes();
                 layer.bytes -= into.journal.bytes();
@@ -297,6 +307,8 @@ impl Undo {
         while self.bytes > self.limit
             && let Some(oldest) = self.layers.front_mut()
         {
+            // The oldest mark goes first. A later one does not need its records, since a mark is read from its own
+            // layer on.
             oldest.is_open = false;
             self.dropped += 1;
             self.let_go();
@@ -319,6 +331,8 @@ pub struct Recording<'a> {
 
 impl StateBackend for Recording<'_> {
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        // Ordering: the record is read from the live entry, so it comes before the change. If the change then fails,
+        // the record is of an entry that did not change, and true all the same.
         self.undo.record(self.live, self.kind, change)?;
         self.live.apply(change)
     }

@@ -53,7 +53,8 @@ pub struct Shown<'a> {
 /// # Errors
 /// [`StateFault`].
 pub async fn dump(
-    (source, filter): (&Source, &Filter),
+    source: &Source,
+    filter: &Filter,
     options: &ReaderOptions<'_>,
     mut show: impl FnMut(&Shown<'_>) -> ControlFlow<()>,
 ) -> Result<(), StateFault> {
@@ -65,7 +66,7 @@ pub async fn dump(
                 continue;
             }
             for (head, record) in parts.iter().filter(|(head, _)| subtask(head)) {
-                if of_part((head, record), filter, options, &mut show).await?.is_break() {
+                if of_part(head, record, filter, options, &mut show).await?.is_break() {
                     return Ok(());
                 }
             }
@@ -76,7 +77,8 @@ pub async fn dump(
 }
 
 async fn of_part(
-    (head, record): (&Manifest, &CheckpointRecord),
+    head: &Manifest,
+    record: &CheckpointRecord,
     filter: &Filter,
     options: &ReaderOptions<'_>,
     show: &mut impl FnMut(&Shown<'_>) -> ControlFlow<()>,
@@ -94,7 +96,8 @@ async fn of_part(
         imported: None,
     };
     let span = head.span(record);
-    let only = key_group_of((filter.key_group, filter.key.as_ref()), span.assignment, span.max_parallelism);
+    let only = key_group_of(filter.key_group, filter.key.as_ref(), span.assignment, span.max_parallelism);
+    // A key of keyed state is in one key group, so blocks of others are not read.
     let only = only.map_or_else(|| vec![span.key_groups, KeyGroupRange::OPERATOR], |one| vec![one]);
     let read = restore.changes(&only, |logged| {
         let named = head.states.values().find(|state| state.data == logged.change.at.state);

@@ -45,8 +45,16 @@ pub enum DiffFault {
     },
 }
 
-/// One side of the comparison: the target, the resources for reading it, and the term of its lease in milliseconds.
-pub type Side<'a> = (&'a Target, &'a ReaderOptions<'a>, u64);
+/// One side of the comparison.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// The checkpoint or savepoint that is compared.
+    pub target: &'a Target,
+    /// The resources for reading it.
+    pub options: &'a ReaderOptions<'a>,
+    /// Term of the lease that keeps it meanwhile, in milliseconds; 0 for none.
+    pub lease_ms: u64,
+}
 
 /// Entries and bytes on both sides.
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,23 +88,20 @@ struct Diff {
 ///
 /// # Errors
 /// [`DiffFault`].
-pub async fn diff(
-    (from, to): (Side<'_>, Side<'_>),
-    top: usize,
-    mut progress: impl FnMut(u64),
-) -> Result<Node, DiffFault> {
+pub async fn diff(from: Side<'_>, to: Side<'_>, top: usize, mut progress: impl FnMut(u64)) -> Result<Node, DiffFault> {
     let mut diff = Diff::default();
+    // Too little memory is no fault of a target, and `open` returns only those. So this fault goes around it.
     let mut told = None;
     // Half of the memory is for the entries that are read, the other half for sizes.
     let half = |options: &ReaderOptions<'_>| options.memory / 2;
-    let (first, second) = (half(from.1), half(to.1));
-    let mut before = from.1.clone();
-    let mut after = to.1.clone();
+    let (first, second) = (half(from.options), half(to.options));
+    let mut before = from.options.clone();
+    let mut after = to.options.clone();
     (before.memory, after.memory) = (first, second);
     let compared = async |one: Opened<'_>| {
         let compare = async |other: Opened<'_>| {
             let sides = [(one, &before), (other, &after)];
-            let outcome = diff.run(sides, (top, first), &mut progress).await;
+            let outcome = diff.run(sides, top, first, &mut progress).await;
             outcome.or_else(|fault| match fault {
                 DiffFault::State(fault) => Err(fault),
                 memory => {
@@ -105,12 +110,12 @@ pub async fn diff(
                 }
             })
         };
-        open(to.0, (&after, to.2), compare).await
+        open(to.target, &after, to.lease_ms, compare).await
     };
-    open(from.0, (&before, from.2), compared).await?;
+    open(from.target, &before, from.lease_ms, compared).await?;
     match told {
         Some(fault) => Err(fault),
-        None => Ok(diff.told((from.0, to.0))),
+        None => Ok(diff.told(from.target, to.target)),
     }
 }
 
@@ -118,7 +123,8 @@ impl Diff {
     async fn run(
         &mut self,
         sides: [(Opened<'_>, &ReaderOptions<'_>); 2],
-        (top, memory): (usize, u64),
+        top: usize,
+        memory: u64,
         progress: &mut impl FnMut(u64),
     ) -> Result<(), DiffFault> {
         let mut operators: BTreeMap<Name, u32> = BTreeMap::new();
@@ -129,6 +135,7 @@ impl Diff {
         let mut read: u64 = 0;
         for (operator, max_parallelism) in operators {
             let all = KeyGroupRange::new(0, max_parallelism.saturating_sub(1)).ok();
+            // This is a stack, so that the two halves of a range come right after it.
             let mut left: Vec<KeyGroupRange> = [Some(KeyGroupRange::OPERATOR), all].into_iter().flatten().collect();
             while let Some(key_groups) = left.pop() {
                 let filter =
@@ -143,7 +150,7 @@ impl Diff {
                         }
                         part.add(side, row)
                     };
-                    fits = opened.rows((&filter, &mut Met::default()), options, &mut show).await?;
+                    fits = opened.rows(&filter, &mut Met::default(), options, &mut show).await?;
                     if fits.is_break() {
                         break;
                     }
@@ -152,6 +159,8 @@ impl Diff {
                     self.take(&operator, part, top);
                     continue;
                 }
+                // Both sides are read again for each half. All of a range has to be in memory at once, since a key is
+                // compared only when both of its sizes are known.
                 if key_groups.count() == 1 {
                     return Err(DiffFault::Memory { operator, key_groups, memory });
                 }
@@ -171,10 +180,12 @@ impl Diff {
             let (Some(name), Some(kind)) = (part.names.get(at), part.kinds.get(at)) else { continue };
             let of = self.states.entry((operator.clone(), name.clone())).or_insert((*kind, Sizes::default()));
             of.1.add(sizes);
+            // Operator state has no keys, so it counts for its states alone.
             if sizes.bytes[0] != sizes.bytes[1] && key_group != KeyGroup::OPERATOR {
                 let (operator, state) = (operator.clone(), name.clone());
                 self.keys.push(GrownKey { operator, state, key_group, key, sizes });
             }
+            // To sort after each key would take too long, and to keep all keys would take too much memory.
             if self.keys.len() > top.saturating_mul(2).saturating_add(1024) {
                 self.cut(top);
             }
@@ -191,7 +202,7 @@ impl Diff {
         self.keys.truncate(top);
     }
 
-    fn told(&self, (from, to): (&Target, &Target)) -> Node {
+    fn told(&self, from: &Target, to: &Target) -> Node {
         let mut states: Vec<_> = self.states.iter().collect();
         states.sort_by_key(|(_, (_, sizes))| std::cmp::Reverse(sizes.grew()));
         let states = states.into_iter().map(|((operator, state), (kind, sizes))| {

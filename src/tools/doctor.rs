@@ -52,10 +52,12 @@ pub async fn run(store: &Store, root: &Path, clock: &Clock) -> Result<Report, Er
     for check in CHECKS {
         let broken = check.run(store, root, clock).await.err();
         let known = promises.entry(check.promise).or_insert(None);
+        // A promise may have several checks. The first observation against it stays.
         *known = known.take().or(broken);
     }
     let holds = promises.values().all(Option::is_none);
     let speed = if holds { Some(Speed::measure(store, &root.clone().join("speed")).await) } else { None };
+    // Ordering: the objects are deleted before a failure of the measurement is returned.
     clean(store, root).await?;
     Ok(Report { promises, speed: speed.transpose()? })
 }

@@ -117,6 +117,7 @@ pub fn describe(object: &str, bytes: &Bytes) -> Result<Node, DumpError> {
             (kind, fields, true)
         }
     };
+    // Readers find an object by its name, so a whole object under the name of another one is damage to the other one.
     if !is_named_so {
         return Err(damaged(format!("it is a whole {kind}, but lies under another object's name")));
     }
@@ -146,6 +147,7 @@ fn of_path(name: Option<&ObjectName>, bytes: &Bytes) -> Option<(&'static str, Ve
 
 /// The name of the object whose path or URL is `object`. The path may follow any prefix that ends with `/`.
 fn name_of(object: &str) -> Option<ObjectName> {
+    // The prefix of the store is not known, so the longest end that is the name of an object counts.
     let starts = std::iter::once(0).chain(object.match_indices('/').map(|(at, _)| at + 1));
     starts.filter_map(|at| Path::parse(object.get(at..)?).ok()).find_map(|path| ObjectName::parse(&path))
 }
@@ -297,7 +299,7 @@ fn page_fields(page: &Page, home: Home, uuid: Uuid) -> Vec<(&'static str, Node)>
         Page::Handles(handles) => ("handles", Node::list(handles.iter().map(handle))),
         Page::Past(stretches) => ("past", Node::list(stretches.iter().map(stretch))),
         Page::Pages(pages) => ("pages", Node::list(pages.iter().map(page_ref))),
-        Page::Attachments(all) => ("attachments", Node::list(all.iter().map(attachment))),
+        Page::Attachments(all) => ("attachments", Node::list(all.iter().map(|(of, bytes)| attachment(of, bytes)))),
     };
     let (subtask, epoch) = (home.subtask, home.epoch);
     vec![
@@ -309,7 +311,7 @@ fn page_fields(page: &Page, home: Home, uuid: Uuid) -> Vec<(&'static str, Node)>
     ]
 }
 
-fn attachment((of, bytes): &(CheckpointIdentity, Bytes)) -> Node {
+fn attachment(of: &CheckpointIdentity, bytes: &Bytes) -> Node {
     Node::Fields(vec![("checkpoint", Node::text(of)), ("attachment", Node::text(hex(bytes)))])
 }
 

@@ -54,7 +54,7 @@ pub async fn run(store: &Store, options: &Options, clock: &Clock, random: &Rando
     };
     let mut outcome = Outcome { deletes: options.delete, jobs: vec![] };
     for job in jobs {
-        let swept = sweep(store, &job, options, (clock, random)).await;
+        let swept = sweep(store, &job, options, clock, random).await;
         outcome.jobs.push((job, swept));
     }
     match &options.job {
@@ -67,8 +67,11 @@ async fn sweep(
     store: &Store,
     job: &Name,
     options: &Options,
-    (clock, random): (&Clock, &Random),
+    clock: &Clock,
+    random: &Random,
 ) -> Result<SweepReport, SweepError> {
+    // The clock of the store is read from an object that is written for it, and a dry run writes nothing. The clock of
+    // this host may be wrong, but in a dry run nothing is deleted by it.
     let now_ms = if options.delete { collect::store_time(store, job, random, retry()).await? } else { clock.now_ms() };
     let options = SweepOptions { grace: options.grace, now_ms, delete: options.delete };
     collect::sweep(store, job, &options, retry()).await

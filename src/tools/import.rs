@@ -90,18 +90,30 @@ pub enum ImportError {
 }
 
 /// The result of the first pass for one operator.
-struct Survey {
+struct Survey<'a> {
+    operator: &'a Name,
+    inputs: &'a [Input],
+    shape: Shape,
     states: States,
     /// Bytes in memory and number of rows of each key group, by its number.
     key_groups: Vec<(u64, u64)>,
     /// Bytes in memory and number of rows of operator state.
-    operator: (u64, u64),
-    /// For each file and row group, the range of key groups of its rows, and whether it has operator state.
-    groups: Vec<BTreeMap<usize, (Option<KeyGroupRange>, bool)>>,
+    operator_state: (u64, u64),
+    /// For each file, the contents of its row groups by their number. A row group without rows is missing.
+    groups: Vec<BTreeMap<usize, Group>>,
     /// Number of subtasks that had operator state, at least 1.
     parallelism: u32,
     /// The newest `touched_ms` of all rows; 0 if no row has one.
     touched: TimeMs,
+}
+
+/// The contents of a row group of a file.
+#[derive(Clone, Copy, Default)]
+struct Group {
+    /// The range of key groups of its rows; `None` if it has no keyed state.
+    key_groups: Option<KeyGroupRange>,
+    /// Whether it has rows of operator state.
+    has_operator_state: bool,
 }
 
 /// Number and assignment of an operator's key groups.
@@ -139,12 +151,14 @@ pub async fn create(
     for (operator, inputs) in &import.operators {
         let declared = import.declared.get(operator);
         let shape = import.shape(declared)?;
-        let survey = Survey::of(operator, (inputs, shape, States::new(declared)), &mut count)?;
-        survey.check_memory(operator, options.memory)?;
-        surveys.push((operator, inputs, shape, survey));
+        let survey = Survey::of(operator, inputs, shape, States::new(declared), &mut count)?;
+        survey.check_memory(options.memory)?;
+        surveys.push(survey);
     }
+    // Ordering: every row of every operator is checked before the first file is written. A fault in the last row costs
+    // time, and leaves nothing behind.
     let mut files = Files::new(options, &import.id).await?;
-    let written = write(import, options, surveys, (&mut files, &mut count)).await;
+    let written = write(import, options, surveys, &mut files, &mut count).await;
     if written.is_err() {
         files.delete().await;
     }
@@ -154,15 +168,18 @@ pub async fn create(
 async fn write(
     import: &Import,
     options: &ReaderOptions<'_>,
-    surveys: Vec<(&Name, &Vec<Input>, Shape, Survey)>,
-    (files, count): (&mut Files<'_>, &mut impl FnMut(&Row<'_>)),
+    surveys: Vec<Survey<'_>>,
+    files: &mut Files<'_>,
+    count: &mut impl FnMut(&Row<'_>),
 ) -> Result<Metadata, ImportError> {
     let (job, created_ms) = (import.id.job.to_string(), import.now);
     let mut metadata = Metadata { job, checkpoint: 0, attempt: 0, created_ms, operators: BTreeMap::new() };
-    for (operator, inputs, shape, survey) in surveys {
+    for survey in surveys {
+        let (operator, shape) = (survey.operator, survey.shape);
         files.begin(operator);
+        // Ordering: parts come in order of their key groups, and operator state last, as files need it.
         for (part, rows) in survey.parts(options.memory) {
-            let sorted = survey.read((operator, inputs), (part, rows, shape), &mut *count)?;
+            let sorted = survey.read(part, rows, &mut *count)?;
             for row in sorted.rows(&survey.states) {
                 files.row(&row).await?;
             }
@@ -205,6 +222,7 @@ impl Import {
 
 impl Shape {
     fn hashed(&self, key: &[u8]) -> KeyGroup {
+        // The number of key groups was checked, so each of them fits.
         KeyGroup(u16::try_from(hash_key_group(key, self.max_parallelism)).unwrap_or(u16::MAX))
     }
 
@@ -255,16 +273,27 @@ impl Shape {
     }
 }
 
-impl Survey {
+impl<'a> Survey<'a> {
     /// Reads all rows of `inputs`, and checks each of them by itself.
     fn of(
-        operator: &Name,
-        (inputs, shape, states): (&[Input], Shape, States),
+        operator: &'a Name,
+        inputs: &'a [Input],
+        shape: Shape,
+        states: States,
         count: &mut impl FnMut(&Row<'_>),
     ) -> Result<Self, ImportError> {
         let key_groups = vec![(0, 0); shape.max_parallelism as usize];
-        let (groups, touched) = (vec![], 0);
-        let mut survey = Self { states, key_groups, operator: (0, 0), groups, parallelism: 1, touched };
+        let mut survey = Self {
+            operator,
+            inputs,
+            shape,
+            states,
+            key_groups,
+            operator_state: (0, 0),
+            groups: vec![],
+            parallelism: 1,
+            touched: 0,
+        };
         let limits = Limits::default();
         for input in inputs {
             survey.groups.push(BTreeMap::new());
@@ -289,12 +318,12 @@ impl Survey {
 
     fn add(&mut self, group: usize, row: &Row<'_>) {
         let bytes = HELD_BYTES + row.bytes() as u64;
-        let seen = self.groups.last_mut().map(|groups| groups.entry(group).or_insert((None, false)));
+        let seen = self.groups.last_mut().map(|groups| groups.entry(group).or_default());
         match row.place {
             Place::KeyGroup(key_group) => {
                 let one = KeyGroupRange::one(key_group);
-                if let Some((range, _)) = seen {
-                    *range = Some(range.map_or(one, |range| union(range, one)));
+                if let Some(seen) = seen {
+                    seen.key_groups = Some(seen.key_groups.map_or(one, |range| union(range, one)));
                 }
                 if let Some((total, rows)) = self.key_groups.get_mut(usize::from(key_group.0)) {
                     *total += bytes;
@@ -302,23 +331,26 @@ impl Survey {
                 }
             }
             Place::Subtask(subtask) => {
-                if let Some((_, has_operator_state)) = seen {
-                    *has_operator_state = true;
+                if let Some(seen) = seen {
+                    seen.has_operator_state = true;
                 }
-                self.operator.0 += bytes;
-                self.operator.1 += 1;
+                self.operator_state.0 += bytes;
+                self.operator_state.1 += 1;
+                // The subtask is below the number of key groups (`Shape::check`), so the sum does not overflow.
                 self.parallelism = self.parallelism.max(subtask + 1);
             }
         }
         self.touched = self.touched.max(row.touched.unwrap_or(0));
     }
 
-    fn check_memory(&self, operator: &Name, memory: u64) -> Result<(), ImportError> {
-        let too_large = |what: String, bytes| ImportError::TooLarge { operator: operator.clone(), what, bytes, memory };
+    fn check_memory(&self, memory: u64) -> Result<(), ImportError> {
+        // A key group is the smallest part, since all of its rows are sorted together. Operator state is one part, too.
+        let too_large =
+            |what: String, bytes| ImportError::TooLarge { operator: self.operator.clone(), what, bytes, memory };
         if let Some((group, (bytes, _))) = self.key_groups.iter().enumerate().find(|(_, (bytes, _))| *bytes > memory) {
             return Err(too_large(format!("key group {group}"), *bytes));
         }
-        let (bytes, _) = self.operator;
+        let (bytes, _) = self.operator_state;
         if bytes > memory { Err(too_large("operator state".to_owned(), bytes)) } else { Ok(()) }
     }
 
@@ -339,22 +371,17 @@ impl Survey {
             };
         }
         parts.extend(filling.map(|(range, _, count)| (Part::KeyGroups(range), count)));
-        let (_, rows) = self.operator;
+        let (_, rows) = self.operator_state;
         parts.extend((rows > 0).then_some((Part::Operator, rows)));
         parts
     }
 
-    /// Reads and sorts the rows of one part.
-    fn read(
-        &self,
-        (operator, inputs): (&Name, &[Input]),
-        (part, rows, shape): (Part, u64, Shape),
-        mut count: impl FnMut(&Row<'_>),
-    ) -> Result<Sorted, ImportError> {
+    /// Reads and sorts the rows of one part, of which the first pass counted `rows`.
+    fn read(&self, part: Part, rows: u64, mut count: impl FnMut(&Row<'_>)) -> Result<Sorted, ImportError> {
         let mut sorted = Sorted::with_capacity(usize::try_from(rows).unwrap_or(usize::MAX));
-        for (number, (input, groups)) in inputs.iter().zip(&self.groups).enumerate() {
+        for (number, (input, groups)) in self.inputs.iter().zip(&self.groups).enumerate() {
             let wanted = |group: usize| groups.get(&group).is_some_and(|has| part.is_in(*has));
-            shape.read(input, wanted, |group, row| {
+            self.shape.read(input, wanted, |group, row| {
                 if part.has(row) {
                     count(row);
                     sorted.push(row, &self.states, Origin { input: number, group })?;
@@ -362,10 +389,12 @@ impl Survey {
                 Ok(())
             })?;
         }
+        // The parts were cut by the numbers of the first pass. Other numbers mean other rows, which nothing has
+        // checked.
         if sorted.len() as u64 != rows {
-            return Err(ImportError::Changed(operator.clone()));
+            return Err(ImportError::Changed(self.operator.clone()));
         }
-        let name = |origin: Origin| inputs.get(origin.input).map_or("", Input::name);
+        let name = |origin: Origin| self.inputs.get(origin.input).map_or("", Input::name);
         sorted.sort(&self.states, name).map_err(|(origin, what)| ImportError::File {
             file: name(origin).to_owned(),
             fault: FileFault { group: Some(origin.group), what },
@@ -375,10 +404,10 @@ impl Survey {
 }
 
 impl Part {
-    fn is_in(self, (range, has_operator_state): (Option<KeyGroupRange>, bool)) -> bool {
+    fn is_in(self, group: Group) -> bool {
         match self {
-            Self::KeyGroups(wanted) => range.is_some_and(|range| range.overlaps(wanted)),
-            Self::Operator => has_operator_state,
+            Self::KeyGroups(wanted) => group.key_groups.is_some_and(|range| range.overlaps(wanted)),
+            Self::Operator => group.has_operator_state,
         }
     }
 

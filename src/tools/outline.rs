@@ -116,6 +116,8 @@ impl Node {
                     } else {
                         let mut item = String::new();
                         node.write(&mut item, depth + 1);
+                        // The first line of the item stands behind the dash, which is as wide as one step of the
+                        // indent.
                         let body = item.get(indent.len() + 2..).unwrap_or_default();
                         out.push_str(&indent);
                         out.push_str("- ");

@@ -92,7 +92,7 @@ pub async fn list(store: &Store, job: Option<&Name>) -> Result<(Node, Vec<String
         }
         let renewals = store.list(&layout::renewals(&job), retry()).await?;
         for object in store.list(&layout::pins(&job), retry()).await? {
-            match lease(store, &job, (&object, &renewals)).await? {
+            match lease(store, &job, &object, &renewals).await? {
                 Ok(lease) => leases.push(lease),
                 Err(fault) => faults.push(fault),
             }
@@ -116,7 +116,8 @@ fn pinned(head: &Manifest) -> impl Iterator<Item = Node> {
 async fn lease(
     store: &Store,
     job: &Name,
-    (object, renewals): (&ObjectMeta, &[ObjectMeta]),
+    object: &ObjectMeta,
+    renewals: &[ObjectMeta],
 ) -> Result<Result<Node, String>, StoreError> {
     let damaged = |what: String| Err(format!("pin `{}` is damaged: {what}", object.path));
     let Some(ObjectName::Pin { id, .. }) = ObjectName::parse(&object.path) else {
@@ -147,7 +148,8 @@ async fn lease(
 /// [`PinFault`]. Some subtasks may be done then.
 pub async fn set(
     store: &Store,
-    (source, is_pinned): (&Source, bool),
+    source: &Source,
+    is_pinned: bool,
     by: By<'_>,
     random: &Random,
 ) -> Result<Node, PinFault> {
@@ -158,15 +160,17 @@ pub async fn set(
     match by {
         By::Daemon(socket) => {
             let client = Client::connect(socket).await?;
+            // Subtasks are done one after the other. A fault leaves those before it done, and the error says how many
+            // they are.
             for (done, (head, record)) in parts.iter().enumerate() {
                 let (backend, all) = (head.backend.clone(), parts.len());
-                let set = by_daemon(&client, (&backend, head.owner().epoch, record.identity), is_pinned).await;
+                let set = by_daemon(&client, &backend, head.owner().epoch, record.identity, is_pinned).await;
                 set.map_err(|source| PinFault::Daemon { backend, source, done, all })?;
             }
         }
         By::Fences => {
             for (head, record) in &parts {
-                by_fence(store, (&head.backend, record.identity), is_pinned, random).await?;
+                by_fence(store, &head.backend, record.identity, is_pinned, random).await?;
             }
         }
     }
@@ -181,7 +185,9 @@ pub async fn set(
 
 async fn by_daemon(
     client: &Client,
-    (backend, epoch, checkpoint): (&BackendId, Epoch, CheckpointIdentity),
+    backend: &BackendId,
+    epoch: Epoch,
+    checkpoint: CheckpointIdentity,
     is_pinned: bool,
 ) -> Result<(), ClientError> {
     let id = v1::BackendId {
@@ -204,7 +210,8 @@ async fn by_daemon(
 
 async fn by_fence(
     store: &Store,
-    (backend, checkpoint): (&BackendId, CheckpointIdentity),
+    backend: &BackendId,
+    checkpoint: CheckpointIdentity,
     is_pinned: bool,
     random: &Random,
 ) -> Result<(), PinFault> {
@@ -212,12 +219,14 @@ async fn by_fence(
         let gone = || PinFault::LetGo(backend.clone());
         let head = chain::read_head(store, backend, retry()).await?.ok_or_else(gone)?;
         let record = head.manifest.checkpoints.iter().find(|record| record.identity == checkpoint).ok_or_else(gone)?;
+        // An earlier run of the command has done this subtask.
         if record.pinned == is_pinned {
             return Ok(());
         }
         let fence = generation::pin(&head, &checkpoint, is_pinned, random.uuid());
         match chain::append(store, &fence.ok_or_else(|| PinFault::TooManyEpochs(backend.clone()))?, retry()).await {
             Ok(_) => return Ok(()),
+            // Another writer was faster. The next try derives from its manifest, which may have let the checkpoint go.
             Err(ChainError::Fenced { .. }) => {}
             Err(error) => return Err(error.into()),
         }

@@ -21,6 +21,7 @@ pub async fn list(store: &Store, job: Option<&Name>) -> Result<(Node, Vec<String
         _ => None,
     };
     let mut ids: Vec<SavepointId> = objects.into_iter().filter_map(of_savepoint).collect();
+    // The listing is ordered by path, so the files of one savepoint follow each other.
     ids.dedup();
     let (mut nodes, mut faults) = (vec![], vec![]);
     for id in ids {
@@ -53,7 +54,7 @@ pub async fn verify(store: &Store, id: &SavepointId) -> Result<Node, SavepointEr
         let folder = Name::new(name).expect("it was checked");
         let mut rows: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
         for file in &operator.files {
-            let (path, bytes) = OperatorMeta::read_file(store, (id, &folder), file, retry()).await?;
+            let (path, bytes) = OperatorMeta::read_file(store, id, &folder, file, retry()).await?;
             let read = read_rows(&path, &bytes, MAX_GROUP_BYTES, |row| {
                 let known = operator.state(row.state).filter(|state| state.kind == row.entry.kind());
                 known.ok_or_else(|| format!("the metadata has no state `{}` of this kind", row.state))?;

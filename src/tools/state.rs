@@ -95,13 +95,15 @@ pub(super) struct Met {
 /// # Errors
 /// [`StateFault`].
 pub async fn scan(
-    (target, filter): (&Target, &Filter),
-    (options, lease_ms): (&ReaderOptions<'_>, u64),
+    target: &Target,
+    filter: &Filter,
+    options: &ReaderOptions<'_>,
+    lease_ms: u64,
     mut show: impl Show,
 ) -> Result<(), StateFault> {
     let mut met = Met::default();
-    let read = async |opened: Opened<'_>| opened.rows((filter, &mut met), options, &mut show).await;
-    let flow = open(target, (options, lease_ms), read).await?;
+    let read = async |opened: Opened<'_>| opened.rows(filter, &mut met, options, &mut show).await;
+    let flow = open(target, options, lease_ms, read).await?;
     if flow.is_break() { Ok(()) } else { met.check(filter) }
 }
 
@@ -115,7 +117,8 @@ pub(super) enum Opened<'a> {
 /// Opens `target`, and passes it to `read`.
 pub(super) async fn open<T>(
     target: &Target,
-    (options, lease_ms): (&ReaderOptions<'_>, u64),
+    options: &ReaderOptions<'_>,
+    lease_ms: u64,
     read: impl AsyncFnOnce(Opened<'_>) -> Result<T, StateFault>,
 ) -> Result<T, StateFault> {
     match target {
@@ -145,102 +148,116 @@ impl Opened<'_> {
         }
     }
 
-    /// Shows the entries that match `filter`.
+    /// Shows the entries that match `filter`, and notes in `met` the names that there are.
     pub(super) async fn rows(
         self,
-        (filter, met): (&Filter, &mut Met),
+        filter: &Filter,
+        met: &mut Met,
         options: &ReaderOptions<'_>,
         show: &mut impl Show,
     ) -> Result<ControlFlow<()>, StateFault> {
+        let mut scan = Scan { filter, met, options };
         match self {
-            Self::Checkpoint(found) => Ok(of_checkpoint(found, (filter, met), options, show).await?),
-            Self::Savepoint(id, metadata) => Ok(of_savepoint((id, metadata), (filter, met), options, show).await?),
+            Self::Checkpoint(found) => Ok(scan.checkpoint(found, show).await?),
+            Self::Savepoint(id, metadata) => Ok(scan.savepoint(id, metadata, show).await?),
         }
     }
 }
 
-async fn of_checkpoint(
-    found: &Found<'_>,
-    (filter, met): (&Filter, &mut Met),
-    options: &ReaderOptions<'_>,
-    show: &mut impl Show,
-) -> Result<ControlFlow<()>, SourceError> {
-    for (operator, parts) in &found.operators {
-        met.operators.insert(operator.to_string());
-        if !filter.has_operator(operator) {
-            continue;
-        }
-        for part in parts {
-            if of_part((operator, *part), (filter, met), options, show).await?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-    }
-    Ok(ControlFlow::Continue(()))
+/// A pass over the entries of a checkpoint or a savepoint.
+struct Scan<'a> {
+    filter: &'a Filter,
+    /// The names that the pass met, whether or not an entry of theirs matched.
+    met: &'a mut Met,
+    options: &'a ReaderOptions<'a>,
 }
 
-async fn of_part(
-    (operator, (manifest, record)): (&Name, (&Manifest, &CheckpointRecord)),
-    (filter, met): (&Filter, &mut Met),
-    options: &ReaderOptions<'_>,
-    show: &mut impl Show,
-) -> Result<ControlFlow<()>, SourceError> {
-    let mut reader = Reader::new(options.clone(), manifest, record);
-    if let Some(key_groups) = filter.key_groups(manifest.span(record)) {
-        reader = reader.only(key_groups);
-    }
-    met.states.extend(reader.states().values().map(|state| state.name.clone()));
-    let unreadable = |source| SourceError::Unreadable { of: manifest.backend.clone(), source };
-    while let Some(part) = reader.next().await.map_err(unreadable)? {
-        let places = rows::places(&part, manifest.backend.subtask, reader.states());
-        for at in places.filter(|(_, state, ..)| filter.has_state(&state.name)) {
-            let read = rows::each(&part, at, |row| {
-                let flow = if filter.has(row) { show(operator, row) } else { ControlFlow::Continue(()) };
-                if flow.is_break() { Err(End::Enough) } else { Ok(()) }
-            });
-            match read {
-                Ok(()) => {}
-                Err(End::Enough) => return Ok(ControlFlow::Break(())),
-                Err(End::Fault(source)) => return Err(SourceError::Rows { of: manifest.backend.clone(), source }),
-            }
-        }
-    }
-    Ok(ControlFlow::Continue(()))
-}
-
-async fn of_savepoint(
-    (id, metadata): (&SavepointId, &Metadata),
-    (filter, met): (&Filter, &mut Met),
-    options: &ReaderOptions<'_>,
-    show: &mut impl Show,
-) -> Result<ControlFlow<()>, SavepointError> {
-    for (operator, meta) in &metadata.operators {
-        let operator = Name::new(operator).expect("it was checked");
-        met.operators.insert(operator.to_string());
-        if !filter.has_operator(&operator) {
-            continue;
-        }
-        met.states.extend(meta.states.iter().map(|state| state.descriptor.name.clone()));
-        let wanted = filter.key_groups_of(meta.assignment, meta.max_parallelism);
-        for file in &meta.files {
-            let has = |wanted| file.key_groups().unwrap_or(KeyGroupRange::OPERATOR).overlaps(wanted);
-            if wanted.is_some_and(|wanted| !has(wanted)) {
+impl Scan<'_> {
+    async fn checkpoint(&mut self, found: &Found<'_>, show: &mut impl Show) -> Result<ControlFlow<()>, SourceError> {
+        for (operator, parts) in &found.operators {
+            // The name is noted before the filter looks at it: the check of names lists every operator that there is.
+            self.met.operators.insert(operator.to_string());
+            if !self.filter.has_operator(operator) {
                 continue;
             }
-            let (path, bytes) = OperatorMeta::read_file(options.store, (id, &operator), file, options.retry).await?;
-            let mut flow = ControlFlow::Continue(());
-            read_rows(&path, &bytes, MAX_GROUP_BYTES, |row| {
-                if flow.is_continue() && filter.has_state(row.state) && filter.has(row) {
-                    flow = show(&operator, row);
+            for (manifest, record) in parts {
+                if self.part(operator, manifest, record, show).await?.is_break() {
+                    return Ok(ControlFlow::Break(()));
                 }
-                Ok(())
-            })?;
-            if flow.is_break() {
-                return Ok(flow);
             }
         }
+        Ok(ControlFlow::Continue(()))
     }
-    Ok(ControlFlow::Continue(()))
+
+    /// Shows the entries of the part of one subtask of `operator`.
+    async fn part(
+        &mut self,
+        operator: &Name,
+        manifest: &Manifest,
+        record: &CheckpointRecord,
+        show: &mut impl Show,
+    ) -> Result<ControlFlow<()>, SourceError> {
+        let filter = self.filter;
+        let mut reader = Reader::new(self.options.clone(), manifest, record);
+        if let Some(key_groups) = filter.key_groups(manifest.span(record)) {
+            reader = reader.only(key_groups);
+        }
+        self.met.states.extend(reader.states().values().map(|state| state.name.clone()));
+        let unreadable = |source| SourceError::Unreadable { of: manifest.backend.clone(), source };
+        while let Some(part) = reader.next().await.map_err(unreadable)? {
+            let places = rows::places(&part, manifest.backend.subtask, reader.states());
+            for at in places.filter(|at| filter.has_state(&at.descriptor.name)) {
+                let read = rows::each(&part, at, |row| {
+                    let flow = if filter.has(row) { show(operator, row) } else { ControlFlow::Continue(()) };
+                    if flow.is_break() { Err(End::Enough) } else { Ok(()) }
+                });
+                match read {
+                    Ok(()) => {}
+                    Err(End::Enough) => return Ok(ControlFlow::Break(())),
+                    Err(End::Fault(source)) => return Err(SourceError::Rows { of: manifest.backend.clone(), source }),
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn savepoint(
+        &mut self,
+        id: &SavepointId,
+        metadata: &Metadata,
+        show: &mut impl Show,
+    ) -> Result<ControlFlow<()>, SavepointError> {
+        let (filter, options) = (self.filter, self.options);
+        for (operator, meta) in &metadata.operators {
+            let operator = Name::new(operator).expect("it was checked");
+            self.met.operators.insert(operator.to_string());
+            if !filter.has_operator(&operator) {
+                continue;
+            }
+            self.met.states.extend(meta.states.iter().map(|state| state.descriptor.name.clone()));
+            let wanted = filter.key_groups_of(meta.assignment, meta.max_parallelism);
+            for file in &meta.files {
+                let has = |wanted| file.key_groups().unwrap_or(KeyGroupRange::OPERATOR).overlaps(wanted);
+                if wanted.is_some_and(|wanted| !has(wanted)) {
+                    continue;
+                }
+                let (path, bytes) = OperatorMeta::read_file(options.store, id, &operator, file, options.retry).await?;
+                let mut flow = ControlFlow::Continue(());
+                // The reader of a file stops early only for an error, and there is none here: the rows after the last
+                // one that is shown are passed over.
+                read_rows(&path, &bytes, MAX_GROUP_BYTES, |row| {
+                    if flow.is_continue() && filter.has_state(row.state) && filter.has(row) {
+                        flow = show(&operator, row);
+                    }
+                    Ok(())
+                })?;
+                if flow.is_break() {
+                    return Ok(flow);
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
 }
 
 impl Filter {
@@ -271,13 +288,14 @@ impl Filter {
 
     /// The key groups that can have entries which match; `None` if all key groups can.
     fn key_groups_of(&self, assignment: KeyGroupAssignment, max_parallelism: u32) -> Option<KeyGroupRange> {
-        self.key_groups.or_else(|| key_group_of((self.key_group, self.key.as_ref()), assignment, max_parallelism))
+        self.key_groups.or_else(|| key_group_of(self.key_group, self.key.as_ref(), assignment, max_parallelism))
     }
 }
 
 /// The key group that can have entries of this key group, or of this key. `None` if all key groups can.
 pub(super) fn key_group_of(
-    (key_group, key): (Option<u16>, Option<&Bytes>),
+    key_group: Option<u16>,
+    key: Option<&Bytes>,
     assignment: KeyGroupAssignment,
     max_parallelism: u32,
 ) -> Option<KeyGroupRange> {

@@ -15,7 +15,7 @@ use std::{
 use ratatui::{
     Frame, Terminal,
     backend::{TermionBackend, TestBackend},
-    layout::{Constraint, Layout, Rect},
+    layout::{Constraint, Layout, Rect, Size},
     style::{Color, Modifier, Style},
     termion::{self, event::Key, input::TermRead as _, raw::IntoRawMode as _, screen::IntoAlternateScreen as _},
     text::{Line, Span},
@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
 /// Columns and lines of the picture of [`once`].
-const ONCE: (u16, u16) = (140, 40);
+const ONCE: Size = Size::new(140, 40);
 
 /// The source of the figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +181,7 @@ fn of_descriptions(
     at_ms: u64,
     before: Option<&Snapshot>,
 ) -> Snapshot {
+    // Another process has begun to count anew.
     let before = before.filter(|before| before.instance == instance);
     let mut backends: Vec<_> = described.iter().map(|description| of_description(description, at_ms, before)).collect();
     backends.sort_by(|one, other| one.name.cmp(&other.name));
@@ -196,6 +197,7 @@ fn of_description(description: &BackendDescription, at_ms: u64, before: Option<&
     let epoch = reference.epoch.unwrap_or_default().number;
     let acknowledged = description.acknowledgement.unwrap_or_default();
     let known = before.and_then(|before| Some((before, before.backends.iter().find(|known| known.name == name)?)));
+    // A new owner counts its batches anew.
     let batches_per_second = known.filter(|(_, known)| known.epoch == epoch).map_or(0.0, |(before, known)| {
         let batches = acknowledged.applied_to.saturating_sub(known.applied_to);
         #[allow(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
@@ -289,15 +291,15 @@ pub fn once(source: &Source) -> Result<String, TopError> {
     Ok(picture(&snapshot, &View::default(), ONCE))
 }
 
-/// A picture with this number of columns and lines, as text without colours.
+/// A picture of this `size` in columns and lines, as text without colours.
 #[must_use]
-pub fn picture(snapshot: &Snapshot, view: &View, (columns, lines): (u16, u16)) -> String {
-    let Ok(mut terminal) = Terminal::new(TestBackend::new(columns, lines));
+pub fn picture(snapshot: &Snapshot, view: &View, size: Size) -> String {
+    let Ok(mut terminal) = Terminal::new(TestBackend::new(size.width, size.height));
     let Ok(_) = terminal.draw(|frame| draw(frame, snapshot, view));
     let buffer = terminal.backend().buffer();
     let mut text = String::new();
-    for line in 0..lines {
-        let cells = (0..columns).filter_map(|column| buffer.cell((column, line)));
+    for line in 0..size.height {
+        let cells = (0..size.width).filter_map(|column| buffer.cell((column, line)));
         let line: String = cells.map(ratatui::buffer::Cell::symbol).collect();
         text.push_str(line.trim_end());
         text.push('\n');
@@ -313,7 +315,7 @@ pub fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, view: &View) {
     let [head, lines, table, bottom] = Layout::vertical(rows).areas(frame.area());
     draw_head(frame, head, snapshot, &view.trouble);
     draw_lines(frame, lines, snapshot);
-    draw_backends(frame, table, snapshot, (view.order, view.first));
+    draw_backends(frame, table, snapshot, view);
     let complaints = snapshot.errors.iter().take(errors.into()).map(|error| {
         let at = words::moment(error.at_ms, snapshot.at_ms);
         Line::from(format!("{at} {}: {}", error.about, error.text))
@@ -368,7 +370,7 @@ fn draw_lines(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
     }
 }
 
-fn draw_backends(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, (order, first): (Order, usize)) {
+fn draw_backends(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, view: &View) {
     const TITLES: [&str; 11] = [
         "BACKEND",
         "PHASE",
@@ -386,14 +388,14 @@ fn draw_backends(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, (order,
     let age = |backend: &BackendFigures| {
         backend.newest.map_or(u64::MAX, |newest| snapshot.at_ms.saturating_sub(newest.triggered_at_ms))
     };
-    match order {
+    match view.order {
         Order::Name => {}
         Order::Rate => backends.sort_by(|one, other| other.batches_per_second.total_cmp(&one.batches_per_second)),
         Order::Changelog => backends.sort_by_key(|backend| std::cmp::Reverse(backend.log_bytes)),
         Order::Recovery => backends.sort_by_key(|backend| std::cmp::Reverse(backend.replay_ms)),
         Order::Age => backends.sort_by_key(|backend| std::cmp::Reverse(age(backend))),
     }
-    let rows = backends.iter().skip(first).map(|backend| {
+    let rows = backends.iter().skip(view.first).map(|backend| {
         let colour = match backend.phase.as_str() {
             "failsafe" | "ended" => Color::Red,
             "pushed back" | "unknown" | "closing" => Color::Yellow,
@@ -493,7 +495,7 @@ mod tests {
 
     #[test]
     fn a_picture_has_rate_changelog_recovery_and_ages_of_each_backend() {
-        let picture = picture(&snapshot(), &View::default(), (140, 20));
+        let picture = picture(&snapshot(), &View::default(), Size::new(140, 20));
         assert!(line(&picture, "dstl ready").1.contains("2 backends  30 batches/s"), "{picture}");
         let (at, a) = line(&picture, "job/a/0");
         for part in ["writing", "10", "3.0 MiB", "700 ms", "2.5 s", "41, 3.0 s ago", "12 ms"] {
@@ -507,7 +509,7 @@ mod tests {
     #[test]
     fn the_order_decides_who_comes_first() {
         for (order, first) in [(Order::Rate, "job/b/0"), (Order::Recovery, "job/b/0"), (Order::Age, "job/b/0")] {
-            let picture = picture(&snapshot(), &View { order, ..View::default() }, (140, 20));
+            let picture = picture(&snapshot(), &View { order, ..View::default() }, Size::new(140, 20));
             let rows: Vec<_> = picture.lines().filter(|line| line.starts_with("job/")).collect();
             assert!(rows[0].starts_with(first), "{order:?}: {picture}");
         }
@@ -525,7 +527,8 @@ mod tests {
 
     #[test]
     fn a_small_terminal_is_no_panic() {
-        for size in [(1, 1), (10, 3), (20, 200), (400, 2)] {
+        for (width, height) in [(1, 1), (10, 3), (20, 200), (400, 2)] {
+            let size = Size::new(width, height);
             assert!(picture(&snapshot(), &View::default(), size).ends_with('\n'));
         }
     }

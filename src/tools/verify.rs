@@ -8,10 +8,7 @@ use tokio::time::Instant;
 
 use super::outline::Node;
 use crate::{
-    checkpoint::{
-        job,
-        manifest::{CheckpointRecord, Manifest},
-    },
+    checkpoint::job,
     export::{
         rows::{self, RowError},
         source::{Found, Parts, Source, SourceError, attachment},
@@ -21,7 +18,7 @@ use crate::{
         reader::{Reader, ReaderOptions},
     },
     savepoint::word,
-    types::{Name, StateKind},
+    types::{BackendId, Name, StateKind},
 };
 
 /// Facts that the proof does not cover.
@@ -93,10 +90,16 @@ async fn rebuild(
     let mut rebuilt = Rebuilt::default();
     for (manifest, record) in parts {
         let mut reader = Reader::new(options.clone(), manifest, record);
-        let read = rebuild_part((manifest, record), &mut reader, (&mut rebuilt.states, options), progress).await;
+        // The attachment goes first: a part whose attachment is damaged counts no entries.
+        let read = match attachment(manifest, record, options).await {
+            Ok(_) => rebuild_part(&manifest.backend, &mut reader, &mut rebuilt.states, progress).await,
+            Err(fault) => Err(fault),
+        };
         rebuilt.read.add(reader.progress());
         match read {
             Ok(()) => {}
+            // Damage is a finding about this part, and the others are still of interest. A store that fails says
+            // nothing about any part.
             Err(fault @ (SourceError::Unreadable { .. } | SourceError::Rows { .. })) => {
                 rebuilt.faults.push(fault.to_string())
             }
@@ -106,27 +109,27 @@ async fn rebuild(
     Ok(rebuilt)
 }
 
+/// Rebuilds the part of backend `of`, and counts its entries in `states`.
 async fn rebuild_part(
-    (manifest, record): (&Manifest, &CheckpointRecord),
+    of: &BackendId,
     reader: &mut Reader<'_>,
-    (states, options): (&mut Entries, &ReaderOptions<'_>),
+    states: &mut Entries,
     progress: &mut impl FnMut(Progress),
 ) -> Result<(), SourceError> {
-    attachment(manifest, record, options).await?;
     for state in reader.states().values() {
         let none = Counted { kind: state.kind, entries: 0, bytes: 0 };
         states.entry(state.name.clone()).or_insert(none);
     }
-    let unreadable = |source| SourceError::Unreadable { of: manifest.backend.clone(), source };
+    let unreadable = |source| SourceError::Unreadable { of: of.clone(), source };
     while let Some(part) = reader.next().await.map_err(unreadable)? {
-        for at @ (_, state, ..) in rows::places(&part, manifest.backend.subtask, reader.states()) {
-            let Some(counted) = states.get_mut(&state.name) else { continue };
+        for at in rows::places(&part, of.subtask, reader.states()) {
+            let Some(counted) = states.get_mut(&at.descriptor.name) else { continue };
             rows::each(&part, at, |row| {
                 counted.entries += 1;
                 counted.bytes += row.bytes() as u64;
                 Ok::<_, RowError>(())
             })
-            .map_err(|source| SourceError::Rows { of: manifest.backend.clone(), source })?;
+            .map_err(|source| SourceError::Rows { of: of.clone(), source })?;
         }
         progress(reader.progress());
     }

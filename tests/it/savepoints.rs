@@ -222,8 +222,8 @@ async fn rows(world: &World, id: &SavepointId) -> Vec<String> {
     let mut found = vec![];
     for (operator, meta) in &metadata.operators {
         for file in &meta.files {
-            let at = (id, &name(operator));
-            let (path, bytes) = OperatorMeta::read_file(&store, at, file, Retry::none()).await.unwrap();
+            let read = OperatorMeta::read_file(&store, id, &name(operator), file, Retry::none()).await;
+            let (path, bytes) = read.unwrap();
             let read = |row: &Row<'_>| {
                 found.push(text(row));
                 Ok(())

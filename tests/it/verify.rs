@@ -145,7 +145,7 @@ async fn entries_of_a_checkpoint_are_shown_by_key_state_and_key_group(inner: Inn
         let target: Target = target.parse().unwrap();
         let scan = async |filter: &Filter| {
             let (mut lines, options) = (vec![], host.options(64 << 20));
-            let scanned = state::scan((&target, filter), (&options, 60_000), |operator, row| {
+            let scanned = state::scan(&target, filter, &options, 60_000, |operator, row| {
                 lines.push(state::line(operator, row));
                 ControlFlow::Continue(())
             });

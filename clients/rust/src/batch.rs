@@ -241,6 +241,7 @@ pub(super) fn split(batch: &Sealed, first: usize) -> Result<(Sealed, Sealed), Cl
     let parts = wire::split_operations(&batch.operations)?;
     let bytes: usize = parts.iter().take(first).map(Bytes::len).sum();
     let reads = parts.iter().take(first).filter(|part| wire::part_is_read(part)).count();
+    // Both parts share the bytes of the batch.
     let mut tail = batch.operations.clone();
     let head = tail.split_to(bytes);
     let counted = |count: usize| u32::try_from(count).expect("operations are counted in 32 bits");

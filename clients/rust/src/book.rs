@@ -140,6 +140,7 @@ impl Book {
 
     /// Adds one operation to the collected ones.
     pub(super) fn add_operation(&mut self, operation: &BatchBuilder, reply: Reply<OperationResult>) {
+        // Both lengths count the overhead of a message, so this seals a little early and never too late.
         if self.collector.seal_len() + operation.seal_len() > self.limits.max_message_bytes {
             self.seal_collected();
         }
@@ -151,6 +152,8 @@ impl Book {
     }
 
     pub(super) fn add_batch(&mut self, batch: Outgoing) {
+        // Ordering: operations that were collected before this batch come first. The same goes for barriers and persist
+        // requests below.
         self.seal_collected();
         let item = self.item(batch);
         self.queue.push_back(item);
@@ -216,6 +219,8 @@ impl Book {
             self.asked.push_back(Asked::Notice(notice.clone(), reply));
             return Some(request(Request::Notice(notice)));
         }
+        // Collected operations become a batch when nothing else waits. As long as others are in the queue, more
+        // operations are collected, so batches grow under load.
         if self.queue.is_empty() {
             self.seal_collected();
         }
@@ -245,6 +250,8 @@ impl Book {
         self.used += cost(number, &outgoing.sealed);
         assert!(self.used <= self.granted || !outgoing.sealed.writes(), "credit covers what is sent");
         self.next += 1;
+        // The caller of `send` goes on from here. After a halt, the batch may be sent again under another number, and
+        // its caller is not told a second time.
         if let Some(accepted) = outgoing.accepted.take() {
             let _ = accepted.send(());
         }
@@ -258,6 +265,7 @@ impl Book {
         match item {
             Item::Batch(outgoing) => {
                 let cost = cost(self.next, &outgoing.sealed);
+                // A batch that only reads costs nothing, and never waits for credit.
                 self.window_is_open() && (cost == 0 || self.used + cost <= self.granted)
             }
             // A checkpoint id is in flight once; a second barrier with it waits for the first one's answer.
@@ -274,6 +282,7 @@ impl Book {
 
     /// Settles every batch below `applied_to`.
     pub(super) fn on_acknowledgement(&mut self, new: &Acknowledgement) -> Result<(), ClientError> {
+        // Only batches that were sent can be applied. A higher number would settle batches that the daemon never had.
         if new.applied_to > self.next {
             return Err(violation(format!(
                 "batches below {} are acknowledged, {} comes next",
@@ -284,6 +293,7 @@ impl Book {
         known.applied_to = known.applied_to.max(new.applied_to);
         known.persisted_to = known.persisted_to.max(new.persisted_to);
         known.confirmed_to = known.confirmed_to.max(new.confirmed_to);
+        // Numbers of one stream only grow, so an older message cannot take back what a newer one has told.
         self.granted = self.granted.max(new.credit);
         while let Some(front) = self.sent.pop_front() {
             match front {
@@ -295,6 +305,7 @@ impl Book {
                 }
                 Sent::Batch(number, mut outgoing) => {
                     self.sent_batches -= 1;
+                    // The results of reads come in a message of their own, perhaps behind this one.
                     if outgoing.lacks_results() {
                         self.unanswered.insert(number, outgoing);
                     } else {
@@ -311,6 +322,8 @@ impl Book {
     pub(super) fn on_result(&mut self, result: BatchResult) -> Result<(), ClientError> {
         let number = result.number;
         if result.repeated_batch {
+            // The daemon had applied the batch on an earlier stream, and does not read again for it. Its writes are
+            // done, and only the reads are sent once more.
             let waiting = self.unanswered.remove(&number);
             let waiting = waiting.or_else(|| self.find_sent(number).map(Outgoing::take));
             return waiting.map_or(Ok(()), |outgoing| self.ask_again(outgoing, number));

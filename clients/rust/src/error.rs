@@ -173,6 +173,7 @@ impl From<Status> for ClientError {
 /// The consequence of a broken or refused session stream: go on with a new stream (`Ok`), or the session's last error.
 pub(super) fn after_break(error: ClientError) -> Result<ClientError, ClientError> {
     match error {
+        // A daemon without the call will not have it a moment later either.
         ClientError::Transport(status) if status.code() == Code::Unimplemented => Err(ClientError::Transport(status)),
         ClientError::Connect { .. } | ClientError::Transport(_) => Ok(error),
         ClientError::Daemon(inner) if inner.retryable && inner.scope == Scope::Session => {

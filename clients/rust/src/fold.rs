@@ -204,10 +204,12 @@ impl<K: ?Sized, A: Aggregate> BoundAggregate<K, A> {
             if some.is_empty() {
                 break;
             }
+            // All messages are handed in before the first answer is awaited, so that they share rounds.
             answers.push(self.hand_in(Task::Add(some)).await?);
         }
         let mut done = Ok(());
         for answer in answers {
+            // Every answer is awaited, also behind an error: the other inputs are folded all the same.
             done = done.and(answered(answer).await);
         }
         done
@@ -302,6 +304,7 @@ impl<K: ?Sized, V: Encode + Decode> ValueState<K, V> {
             }
         }
         let Some(merged) = merged else { return Ok(()) };
+        // The value and the clears are one batch, so that no barrier comes between them.
         let mut batch = BatchBuilder::new();
         batch.append(&target.operation(state, OperationKind::Put, &encoded(&merged)));
         for source in &sources {

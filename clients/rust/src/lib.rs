@@ -157,6 +157,7 @@ impl Client {
     pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path: Arc<Path> = path.as_ref().into();
         let name = path.display().to_string();
+        // This runs for every connection, so a reconnect is checked like the first one.
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { peer::connect(&path).await.map(TokioIo::new) }
@@ -281,6 +282,7 @@ impl Client {
         loop {
             let page = self.stub().describe(request.clone()).await?.into_inner();
             for description in page.backends {
+                // A backend with many states goes over several pages, which follow each other.
                 match described.last_mut() {
                     Some(last) if last.backend == description.backend => last.states.extend(description.states),
                     _ => described.push(description),

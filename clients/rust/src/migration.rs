@@ -103,6 +103,7 @@ impl Backend {
         mut rewrite: impl FnMut(&OldKey, &mut BatchBuilder) -> Result<(), ClientError>,
     ) -> Result<RegisteredState, ClientError> {
         let change = SchemaChange { state: state.name.clone(), mode: Mode::Migrate.into() };
+        let gives_key_group = self.opened().key_group_assignment() == KeyGroupAssignment::Given;
         loop {
             let registered = self.register_with(std::slice::from_ref(state), std::slice::from_ref(&change)).await?;
             let registered = registered.into_iter().next().ok_or(ClientError::Incomplete("the registered state"))?;
@@ -113,8 +114,9 @@ impl Backend {
             loop {
                 let (keys, next) = self.old_keys(registered.migrating_from, token).await?;
                 for stored in keys {
-                    let ids = (registered.migrating_from, registered.id);
-                    self.rewrite(ids, (stored, state.kind()), &mut rewrite).await?;
+                    let (entries, new) = (OldEntries::List(vec![]), StateId(registered.id));
+                    let key = OldKey { stored, entries, new, gives_key_group };
+                    self.rewrite(key, registered.migrating_from, state.kind(), &mut rewrite).await?;
                 }
                 if next.is_empty() {
                     break;
@@ -159,16 +161,15 @@ impl Backend {
         Ok((page.keys, page.token))
     }
 
-    /// Rewrites all entries of one key and namespace.
+    /// Rewrites all entries of one key and namespace of the state `old`. Those in `key` are replaced by those that it
+    /// reads.
     async fn rewrite(
         &self,
-        (old, new): (u32, u32),
-        (stored, kind): (StoredKey, StateKind),
+        mut key: OldKey,
+        old: u32,
+        kind: StateKind,
         rewrite: &mut impl FnMut(&OldKey, &mut BatchBuilder) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
-        let gives_key_group = self.opened().key_group_assignment() == KeyGroupAssignment::Given;
-        let entries = OldEntries::List(vec![]);
-        let mut key = OldKey { stored, entries, new: StateId(new), gives_key_group };
         loop {
             let (entries, more) = self.old_entries(&key, old, kind).await?;
             let mut batch = BatchBuilder::new();
@@ -177,6 +178,9 @@ impl Backend {
                 key.entries = entries;
                 rewrite(&key, &mut batch)?;
             }
+            // Ordering: old entries go in the batch that writes the new ones, so that a crash leaves each of them in
+            // exactly one state. As long as others follow, only those of this page go. The next page then begins with
+            // the rest.
             match &key.entries {
                 OldEntries::Map(entries) if more => {
                     for MapEntry { key: map_key, .. } in entries {

@@ -50,12 +50,8 @@ struct One<'a, K: ?Sized, M: ?Sized, V: ?Sized, R> {
 }
 
 impl<'a, K: ?Sized, M: ?Sized, V: ?Sized, R> One<'a, K, M, V, R> {
-    fn new(
-        (scope, kind): (&'a Scope, OperationKind),
-        (key, map_key, value): (&'a K, &'a M, &'a V),
-        reader: Reader<R>,
-    ) -> Self {
-        Self { target: scope.target(kind), fields: Fields { key, map_key, value, start: 0, limit: 0 }, reader }
+    fn new(target: Target<'a>, key: &'a K, map_key: &'a M, value: &'a V, reader: Reader<R>) -> Self {
+        Self { target, fields: Fields { key, map_key, value, start: 0, limit: 0 }, reader }
     }
 }
 
@@ -187,7 +183,7 @@ fn value<V: Decode>(result: OperationResult) -> Result<Option<V>, ClientError> {
 
 /// Removes everything of `key`.
 pub(super) fn clear<'a>(scope: &'a Scope, key: &'a (impl Encode + ?Sized)) -> impl Op<Output = ()> {
-    One::new((scope, OperationKind::Clear), (key, NO, NO), done)
+    One::new(scope.target(OperationKind::Clear), key, NO, NO, done)
 }
 
 /// Merges the contents of other namespaces.
@@ -207,7 +203,7 @@ impl<K: ?Sized, V: ?Sized> ValueState<K, V> {
         key: &'a (impl Form<K> + ?Sized),
         value: &'a (impl Form<V> + ?Sized),
     ) -> impl Op<Output = ()> {
-        One::new((self.scope(), OperationKind::Put), (key, NO, value), done)
+        One::new(self.scope().target(OperationKind::Put), key, NO, value, done)
     }
 
     /// Merges `value` into the value of `key`. [`Outcome::LimitReached`] means that the result would have become too
@@ -229,7 +225,7 @@ impl<K: ?Sized, V: ?Sized> ValueState<K, V> {
         key: &'a (impl Form<K> + ?Sized),
         operand: &'a (impl Encode + ?Sized),
     ) -> impl Op<Output = Outcome> {
-        One::new((self.scope(), OperationKind::Merge), (key, NO, operand), outcome)
+        One::new(self.scope().target(OperationKind::Merge), key, NO, operand, outcome)
     }
 }
 
@@ -237,14 +233,14 @@ impl<K: ?Sized, V: Decode> ValueState<K, V> {
     /// The value of `key`. [`ClientError::Malformed`] if the stored bytes are not a `V`.
     #[inline]
     pub fn get<'a>(&'a self, key: &'a (impl Form<K> + ?Sized)) -> impl Op<Output = Option<V>> {
-        One::new((self.scope(), OperationKind::Get), (key, NO, NO), value)
+        One::new(self.scope().target(OperationKind::Get), key, NO, NO, value)
     }
 
     /// The value of `key`, or else the state's default value. [`ClientError::Malformed`] also if the state has no
     /// default value, unless empty bytes are a `V`.
     #[inline]
     pub fn get_or_default<'a>(&'a self, key: &'a (impl Form<K> + ?Sized)) -> impl Op<Output = V> {
-        One::new((self.scope(), OperationKind::Get), (key, NO, NO), |result| V::decode(result.value))
+        One::new(self.scope().target(OperationKind::Get), key, NO, NO, |result| V::decode(result.value))
     }
 }
 
@@ -257,7 +253,7 @@ impl<K: ?Sized, M: ?Sized, V: ?Sized> MapState<K, M, V> {
         map_key: &'a (impl Form<M> + ?Sized),
         value: &'a (impl Form<V> + ?Sized),
     ) -> impl Op<Output = ()> {
-        One::new((self.scope(), OperationKind::MapPut), (key, map_key, value), done)
+        One::new(self.scope().target(OperationKind::MapPut), key, map_key, value, done)
     }
 
     /// Merges `value` into one entry; see [`ValueState::merge`].
@@ -279,7 +275,7 @@ impl<K: ?Sized, M: ?Sized, V: ?Sized> MapState<K, M, V> {
         map_key: &'a (impl Form<M> + ?Sized),
         operand: &'a (impl Encode + ?Sized),
     ) -> impl Op<Output = Outcome> {
-        One::new((self.scope(), OperationKind::MapMerge), (key, map_key, operand), outcome)
+        One::new(self.scope().target(OperationKind::MapMerge), key, map_key, operand, outcome)
     }
 
     /// Removes one entry, if it is there.
@@ -289,7 +285,7 @@ impl<K: ?Sized, M: ?Sized, V: ?Sized> MapState<K, M, V> {
         key: &'a (impl Form<K> + ?Sized),
         map_key: &'a (impl Form<M> + ?Sized),
     ) -> impl Op<Output = ()> {
-        One::new((self.scope(), OperationKind::MapRemove), (key, map_key, NO), done)
+        One::new(self.scope().target(OperationKind::MapRemove), key, map_key, NO, done)
     }
 
     /// Whether the map has this entry.
@@ -298,12 +294,12 @@ impl<K: ?Sized, M: ?Sized, V: ?Sized> MapState<K, M, V> {
         key: &'a (impl Form<K> + ?Sized),
         map_key: &'a (impl Form<M> + ?Sized),
     ) -> impl Op<Output = bool> {
-        One::new((self.scope(), OperationKind::MapContains), (key, map_key, NO), |result| Ok(result.found))
+        One::new(self.scope().target(OperationKind::MapContains), key, map_key, NO, |result| Ok(result.found))
     }
 
     /// Number of entries.
     pub fn count<'a>(&'a self, key: &'a (impl Form<K> + ?Sized)) -> impl Op<Output = u64> {
-        One::new((self.scope(), OperationKind::MapCount), (key, NO, NO), count)
+        One::new(self.scope().target(OperationKind::MapCount), key, NO, NO, count)
     }
 }
 
@@ -315,7 +311,7 @@ impl<K: ?Sized, M: ?Sized, V: Decode> MapState<K, M, V> {
         key: &'a (impl Form<K> + ?Sized),
         map_key: &'a (impl Form<M> + ?Sized),
     ) -> impl Op<Output = Option<V>> {
-        One::new((self.scope(), OperationKind::MapGet), (key, map_key, NO), value)
+        One::new(self.scope().target(OperationKind::MapGet), key, map_key, NO, value)
     }
 }
 
@@ -327,12 +323,12 @@ impl<K: ?Sized, V: ?Sized> ListState<K, V> {
         key: &'a (impl Form<K> + ?Sized),
         value: &'a (impl Form<V> + ?Sized),
     ) -> impl Op<Output = ()> {
-        One::new((self.scope(), OperationKind::ListAdd), (key, NO, value), done)
+        One::new(self.scope().target(OperationKind::ListAdd), key, NO, value, done)
     }
 
     /// Number of elements.
     pub fn count<'a>(&'a self, key: &'a (impl Form<K> + ?Sized)) -> impl Op<Output = u64> {
-        One::new((self.scope(), OperationKind::ListCount), (key, NO, NO), count)
+        One::new(self.scope().target(OperationKind::ListCount), key, NO, NO, count)
     }
 }
 

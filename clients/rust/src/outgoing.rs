@@ -66,6 +66,8 @@ impl Outgoing {
             return Ok(None);
         }
         let (left_out, results): (Vec<_>, Vec<_>) = results.into_iter().partition(is_left_out);
+        // Ordering: the results are translated first, since `take` moves the former indexes away. Those of the reads
+        // that are left out stay indexes of this batch, by which its operations are found.
         let results = self.translated(results);
         let mut rest = self.take();
         rest.results.extend(results);
@@ -98,6 +100,8 @@ impl Outgoing {
             Some(Waiter::Each(replies)) => {
                 let mut results = results.into_iter().peekable();
                 for (index, reply) in (0..).zip(replies) {
+                    // Results are in order of their operations. A write that was simply done has none, and the default
+                    // says so.
                     let result = results.next_if(|result| result.operation == index).unwrap_or_default();
                     let _ = reply.send(Ok(result));
                 }

@@ -17,6 +17,8 @@ const OTHERS_WRITE: u32 = 0o002;
 /// folders that lead there. A folder that is writable by everybody and not sticky is not checked further: its owner let
 /// everybody in, as for the containers of a pod.
 pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
+    // Ordering: connect first, and then ask who serves this very connection. Between a check of the path and the
+    // connect, another user could put a socket of his own there.
     let stream = UnixStream::connect(path).await?;
     let peer = stream.peer_cred()?.uid();
     let own = own_uid()?;

@@ -144,6 +144,7 @@ impl<K: ?Sized, M: Decode, V: Decode> MapState<K, M, V> {
             Bound::Excluded(behind) => Some(encoded(behind)),
             Bound::Unbounded => None,
         };
+        // An empty end would mean no end to the daemon. It is not above any beginning, so such a range reads nothing.
         let is_empty = to.as_ref().is_some_and(|to| *to <= from);
         let bounds = Operation { map_key: from, map_key_to: to.unwrap_or_default(), ..Operation::default() };
         Scan { more: !is_empty, ..self.entries_of(encoded(key), bounds) }
@@ -197,6 +198,7 @@ fn entries<M: Decode, V: Decode>(
     let last = result.entries.last().map(|entry| entry.key.clone());
     let decoded = result.entries.into_iter().map(|entry| Ok((M::decode(entry.key)?, V::decode(entry.value)?)));
     let page = decoded.collect::<Result<_, ClientError>>()?;
+    // A page without an entry has no place to go on from, so it ends the scan in any case.
     let more = result.more && last.is_some();
     if let Some(last) = last {
         operation.map_key = successor(&last);

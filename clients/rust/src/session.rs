@@ -91,6 +91,7 @@ impl Failure {
     }
 
     fn get(&self) -> ClientError {
+        // A worker that has left no reason has ended with its runtime.
         self.0.get().cloned().unwrap_or(ClientError::Closed)
     }
 }
@@ -129,6 +130,7 @@ impl Session {
         let (accepted, is_accepted) = oneshot::channel();
         let (applied, is_applied) = oneshot::channel();
         self.tell(Message::Batch(Outgoing::new(sealed, accepted, applied))).await?;
+        // The worker drops this sender only when the session is over.
         is_accepted.await.map_err(|_| self.shared.failure.get())?;
         Ok(Receipt { applied: is_applied, session: self.clone() })
     }
@@ -176,6 +178,7 @@ impl Session {
                     batch.append(&operation);
                     replies.push(reply);
                 }
+                // An operation that is too long by itself fails alone, as in `operate`.
                 Err(error) => drop(reply.send(Err(error))),
             }
         }

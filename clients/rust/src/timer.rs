@@ -95,6 +95,7 @@ where
         let mut batch = BatchBuilder::new();
         batch.push(&Operation { limit, ..self.of_all(OperationKind::TimersFire, time) });
         let mut applied = session.send(batch).await?.applied().await?;
+        // Firing is a write. If it was applied before a break of the stream, its result does not come again.
         let result = applied.results.pop().ok_or(ClientError::AnswerLost("fired timers"))?;
         let more = result.more;
         Ok(Fired { timers: timers(result)?, more })

@@ -55,6 +55,7 @@ where
     M: Encode + ?Sized,
     V: Encode + ?Sized,
 {
+    // The length of the whole comes first, so all lengths are computed before anything is written.
     let key = fields.key.encoded_len();
     let map_key = fields.map_key.encoded_len();
     let value = fields.value.encoded_len();
@@ -98,6 +99,7 @@ pub(super) fn put_timer<K: Encode + ?Sized>(out: &mut Vec<u8>, target: &Target<'
     open_operation(out, target_len(target) + field_len(key_len) + number_len(time), target);
     put_field(out, tag::KEY, key_len, key);
     put_field(out, tag::NAMESPACE, target.namespace.len(), target.namespace);
+    // Fields ascend, so the time comes behind the key group.
     put_key_group(out, target.key_group);
     put_number(out, tag::TIME, time);
 }
@@ -190,6 +192,7 @@ fn target_len(target: &Target<'_>) -> usize {
 
 #[inline]
 fn open_operation(out: &mut Vec<u8>, length: usize, target: &Target<'_>) {
+    // Besides the operation: one byte of tag, and up to five of its length.
     out.reserve(length + 6);
     out.push(tag::OPERATION_IN_BATCH);
     put_varint(out, length as u64);
@@ -303,6 +306,7 @@ impl Decoder for SessionCodec {
 fn put_batch(number: u64, operations: &[u8], out: &mut impl BufMut) {
     out.put_u8(tag::BATCH_IN_REQUEST);
     encode_varint(batch_len(number, operations) as u64, out);
+    // Defaults are left out as prost does, so that both sides compute the same cost.
     if number != 0 {
         out.put_u8(tag::NUMBER_IN_BATCH);
         encode_varint(number, out);

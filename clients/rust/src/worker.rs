@@ -128,6 +128,9 @@ impl Worker {
             let ended = match self.serve().await {
                 Ok(()) => Ok(()),
                 Err(error) => match after_break(error) {
+                    // Everything was answered before the stream broke, so the break changes nothing. If an answer is
+                    // missing, it is that of a checkpoint, a notice or a persist request: batches are settled before
+                    // the stream is half-closed.
                     Ok(_) if self.is_half_closed() && !self.book.is_owed() => Ok(()),
                     Ok(broken) if self.is_half_closed() => Err(broken),
                     Ok(broken) => match self.reconnect(broken).await {
@@ -141,6 +144,8 @@ impl Worker {
                 Ok(()) => tracing::debug!("session closed"),
                 Err(error) => tracing::debug!(%error, "session ended"),
             }
+            // Ordering: the failure is set before any reply is dropped, which happens when this returns. A caller whose
+            // reply is dropped asks for the failure at once.
             self.failure.set(ended.clone().err().unwrap_or(ClientError::Closed));
             if let Closing::Draining(Some(reply)) = self.closing {
                 let _ = reply.send(ended);
@@ -154,7 +159,12 @@ impl Worker {
         loop {
             self.half_close_if_drained();
             let can_send = self.book.can_send() && self.link.outbound.is_some();
+            // A full book takes nothing more from callers, so they wait in `send`. That is how the daemon's push-back
+            // reaches a task.
             let has_room = self.book.has_room() && !self.messages_ended;
+            // Ordering: answers come first. They free credit and room in the window, and a stream that is not read
+            // makes the daemon hold back. Notices overtake other messages. Sending comes last: answers are to messages
+            // that were sent, so they cannot keep it waiting for ever.
             tokio::select! { biased;
                 response = self.link.inbound.message() => match response? {
                     Some(response) => self.on_response(response)?,
@@ -190,6 +200,7 @@ impl Worker {
     fn on_messages(&mut self, count: usize) {
         if count == 0 {
             self.messages_ended = true;
+            // Every handle is gone, or `close` was called before. In the second case its reply stays.
             if matches!(self.closing, Closing::Open) {
                 self.closing = Closing::Draining(None);
             }
@@ -201,6 +212,7 @@ impl Worker {
                 Message::Barrier(barrier, reply) => self.book.add_barrier(barrier, reply),
                 Message::Persist(reply) => self.book.add_persist(reply),
                 Message::Close(reply) => {
+                    // Messages that are in the channel already still come, and then it ends.
                     self.messages.close();
                     if matches!(self.closing, Closing::Open) {
                         self.closing = Closing::Draining(Some(reply));
@@ -253,6 +265,8 @@ impl Worker {
     /// Opens a new stream on the same daemon instance, or returns the reason why the session is lost.
     async fn reconnect(&mut self, broken: ClientError) -> Result<(), ClientError> {
         tracing::info!(error = %broken, "session stream broke");
+        // Ordering: the book forgets the old stream before there is a new one. An answer that was due on the old stream
+        // would else be expected on the new one.
         self.book.on_break();
         let deadline = Instant::now() + self.options.reconnect_timeout;
         let mut pause = FIRST_PAUSE;
@@ -260,6 +274,7 @@ impl Worker {
         loop {
             match timeout_at(deadline, self.try_reconnect()).await {
                 Ok(Ok(started)) => {
+                    // Ordering: what the daemon has applied is settled before callers see the new acknowledgement.
                     self.book.on_started(&started)?;
                     self.publish();
                     return Ok(());
@@ -276,6 +291,8 @@ impl Worker {
     }
 
     async fn try_reconnect(&mut self) -> Result<SessionStarted, ClientError> {
+        // Ordering: the instance is asked before the stream is opened. Another process has lost the state since the
+        // last checkpoint, so batches sent to it would leave a hole.
         let is = self.client.hello().await?.daemon_instance;
         let was = self.client.daemon_instance();
         if is != was {
@@ -290,6 +307,7 @@ impl Worker {
 /// Waits for room to send one frame; `false` if the stream accepts no more.
 async fn room(outbound: Option<&mpsc::Sender<Frame>>) -> bool {
     match outbound {
+        // The permit is given back at once. No one else sends on this channel, so the room is still there afterwards.
         Some(outbound) => outbound.reserve().await.is_ok(),
         None => false,
     }
@@ -300,6 +318,7 @@ async fn open_stream(client: &Client, backend: &BackendRef) -> Result<(Link, Ses
     let (outbound, frames) = mpsc::channel(MAX_FRAMES);
     let start = Request::Start(SessionStart { backend: Some(backend.clone()) });
     let first = Frame::Request(SessionRequest { request: Some(start) });
+    // Ordering: the first message is in the channel before the call begins, so the daemon never waits for it.
     outbound.try_send(first).expect("a new channel has room");
 
     let mut grpc = grpc(client.channel(), client.limits());

@@ -79,6 +79,7 @@ impl AllowedJobs {
         };
         let mut named = self.rules.iter().filter(|(rule, _)| is_about(rule)).peekable();
         let fits = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.fits(job));
+        // A rule that names the client takes it out of the others, also for jobs that this rule does not allow.
         if named.peek().is_some() {
             return named.any(|(_, patterns)| fits(patterns));
         }

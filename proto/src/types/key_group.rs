@@ -160,6 +160,8 @@ impl KeyGroupRange {
     /// The parts of this range, in order. The whole operator with `max_parallelism` key groups is cut into
     /// [`KEY_GROUP_PARTS`], and this range at the same places, so that the cuts are the same for every parallelism.
     pub fn parts(self, max_parallelism: u32) -> impl Iterator<Item = Self> {
+        // The width depends on the operator alone. A cut that followed the range would move with the parallelism, and
+        // files could not be taken over.
         let width = max_parallelism.div_ceil(KEY_GROUP_PARTS).max(1);
         let (first, last) = (u32::from(self.first), u32::from(self.last));
         (first / width..=last / width).map(move |part| {

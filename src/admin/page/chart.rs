@@ -42,10 +42,10 @@ pub(super) fn checkpoints(out: &mut String, checkpoints: &[CheckpointFigures]) -
             {
                 let height = HEIGHT * ms / longest;
                 bottom -= height;
-                bar(out, (left, bottom), (pitch - GAP, height), colour)?;
+                Bar { x: left, y: bottom, width: pitch - GAP, height }.draw(out, colour)?;
             }
         } else {
-            bar(out, (left, 0.0), (pitch - GAP, HEIGHT), "bad")?;
+            Bar { x: left, y: 0.0, width: pitch - GAP, height: HEIGHT }.draw(out, "bad")?;
         }
         out.write_str("</g>")?;
         left += pitch;
@@ -62,11 +62,23 @@ fn told(checkpoint: &CheckpointFigures) -> String {
     }
 }
 
-fn bar(out: &mut String, (x, y): (f64, f64), (width, height): (f64, f64), colour: &str) -> fmt::Result {
-    write!(
-        out,
-        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"var(--{colour})\"/>"
-    )
+/// A bar of a chart, in the units of the chart. Its corner at `x` and `y` is the upper left one.
+struct Bar {
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+}
+
+impl Bar {
+    /// Draws the bar in a colour of the page's style.
+    fn draw(&self, out: &mut String, colour: &str) -> fmt::Result {
+        let Self { x, y, width, height } = self;
+        write!(
+            out,
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"var(--{colour})\"/>"
+        )
+    }
 }
 
 /// Two amounts as parts of one bar.
@@ -82,7 +94,7 @@ pub(super) fn parts(out: &mut String, title: &str, parts: [(u64, &str); 2]) -> f
     )?;
     let mut left = 0.0;
     for (amount, colour) in widths {
-        bar(out, (left, 0.0), (WIDTH * amount / total, 10.0), colour)?;
+        Bar { x: left, y: 0.0, width: WIDTH * amount / total, height: 10.0 }.draw(out, colour)?;
         left += WIDTH * amount / total;
     }
     out.write_str("</svg>")

@@ -20,7 +20,7 @@ use crate::{
     savepoint::{Entry, FileMeta, OperatorMeta, Place, Row, SavepointError, read_rows},
     state::{
         StateBackend as _, StateError,
-        operator::{Contents, WithOperatorState, share, sources},
+        operator::{Contents, Successor, WithOperatorState, share, sources},
     },
     tasks,
     types::{InnerBackend, KeyGroupRange, StateId, StateKind},
@@ -36,7 +36,8 @@ pub(super) async fn load(
 ) -> Result<Loaded, LoadError> {
     // The manifest names nothing of the savepoint. So this restores the empty state, with all states registered.
     let mut contents = restore(env, claim, &states, None, |_| {}).await?;
-    let to = (claim.manifest.backend.subtask, claim.manifest.shape.parallelism);
+    let (subtask, parallelism) = (claim.manifest.backend.subtask, claim.manifest.shape.parallelism);
+    let to = Successor { subtask, parallelism };
     let key_groups = claim.manifest.shape.key_groups;
     let mut loading = Loading { source, key_groups, operator: BTreeMap::new(), fault: None };
     let files = source.operator.files.iter().filter(|file| loading.needs(file, to));
@@ -47,8 +48,9 @@ pub(super) async fn load(
     let refused = |error| LoadError::Refused(unreadable_savepoint(&claim.manifest.backend, error));
     let faulty = |fault: &StateError| LoadError::Refused(error::local_store(fault));
     for file in files {
-        let at = (&source.id, &claim.manifest.backend.operator);
-        let (path, bytes) = OperatorMeta::read_file(&env.store, at, file, retry).await.map_err(refused)?;
+        let operator = &claim.manifest.backend.operator;
+        let read = OperatorMeta::read_file(&env.store, &source.id, operator, file, retry).await;
+        let (path, bytes) = read.map_err(refused)?;
         let inner = &mut contents.inner;
         let most = block_memory(env.options.state_memory);
         let read = RowFile { meta: file, path, bytes };
@@ -93,8 +95,8 @@ struct RowFile<'a> {
 }
 
 impl Loading<'_> {
-    /// Whether a file has rows for subtask `to.0` of `to.1`.
-    fn needs(&self, file: &FileMeta, to: (u32, u32)) -> bool {
+    /// Whether a file has rows for the subtask `to`.
+    fn needs(&self, file: &FileMeta, to: Successor) -> bool {
         let operator = &self.source.operator;
         match (file.key_groups(), file.subtask) {
             (Some(key_groups), _) => key_groups.overlaps(self.key_groups),
@@ -161,8 +163,8 @@ impl Loading<'_> {
         }
     }
 
-    /// The share of the operator state of subtask `to.0` of `to.1`.
-    fn shares(self, to: (u32, u32)) -> Shares {
+    /// The share of the subtask `to` in each operator state.
+    fn shares(self, to: Successor) -> Shares {
         let parallelism = self.source.operator.parallelism;
         let share_of = |(id, mut had): (StateId, BTreeMap<u32, Contents>)| {
             had.values_mut().for_each(|contents| {

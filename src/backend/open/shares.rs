@@ -13,7 +13,7 @@ use crate::{
     state::{
         self, StateBackend,
         hashmap::HashMapBackend,
-        operator::{Contents, WithOperatorState},
+        operator::{Contents, Successor, WithOperatorState},
     },
     types::{CheckpointId, KeyGroupRange, Redistribution, StateDescriptor, StateId},
 };
@@ -73,7 +73,7 @@ pub(super) async fn read(
         for (subtask, backend, _) in &had {
             of_subtasks.insert(*subtask, state::operator::contents(backend, id, state.kind).map_err(inner)?);
         }
-        let to = (manifest.backend.subtask, manifest.shape.parallelism);
+        let to = Successor { subtask: manifest.backend.subtask, parallelism: manifest.shape.parallelism };
         shares.push((id, state::operator::share(redistribution, &of_subtasks, sources.parallelism, to)));
     }
     Ok((shares, progress))

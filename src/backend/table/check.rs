@@ -97,7 +97,7 @@ impl Table {
         let read = read_key_groups(operation, key_group, self.shape.key_groups);
         // Only lists with TTL are rewritten, so only their tokens need cursors. At a mark nothing is rewritten.
         let cursors = (descriptor.ttl.is_some() && !at_mark).then(|| &**self.clean_ups.lists());
-        let token = op::scan::check_token(&operation.op, at, (self.scope, cursors), read);
+        let token = op::scan::check_token(&operation.op, at, self.scope, cursors, read);
         token.map_err(|fault| error::operation(index, &fault))?;
         Ok(key_group)
     }

@@ -107,9 +107,9 @@ impl CleanUps {
             let Some(descriptor) = states.get(state) else { continue };
             let Some(ttl) = descriptor.ttl else { continue };
             let life = Lifespan::new(ttl, time);
-            let target = Target { state, kind: descriptor.kind, key_groups, life };
+            let target = Target { state, kind: descriptor.kind, key_groups, life, entries };
             let mut live = Live::new(marks, &mut *inner, descriptor.kind);
-            clean(live.backend(), &target, self.cursors.entry(state).or_default(), (entries, upkeep), log)?;
+            clean(live.backend(), &target, self.cursors.entry(state).or_default(), upkeep, log)?;
         }
         Ok(())
     }

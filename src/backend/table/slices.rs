@@ -23,6 +23,7 @@ use crate::{
             self, Answer, Op,
             count::{self, PagedCount},
         },
+        ttl::Lifespan,
     },
     tasks,
     types::{KeyGroup, Limits, StateDescriptor, TimeMs, TtlUpdate},
@@ -70,8 +71,10 @@ impl Counted {
         entries: &mut usize,
     ) -> Result<Option<u64>, StateError> {
         let counted = self.0.get_or_insert_default();
+        let (op, descriptor, time) = of;
+        let life = descriptor.ttl.map(|ttl| Lifespan::new(ttl, time));
         loop {
-            let page = counted.page(reads, at, of, PageLimit { entries: *entries, bytes: PAGE_BYTES })?;
+            let page = counted.page(reads, at, op, life, PageLimit { entries: *entries, bytes: PAGE_BYTES })?;
             *entries = entries.saturating_sub(page.looked_at);
             if page.total.is_some() {
                 self.0 = None;

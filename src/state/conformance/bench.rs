@@ -149,7 +149,8 @@ impl Bench {
     /// Merges namespaces of `key` into `target`, which must log exactly `changes`: namespace and action of each.
     pub(super) fn merge_namespaces(
         &mut self,
-        (state, key): (StateId, &str),
+        state: StateId,
+        key: &str,
         target: &str,
         sources: &[&str],
         changes: &[(&str, Action<'_>)],

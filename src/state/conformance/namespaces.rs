@@ -45,7 +45,7 @@ fn check_values(factory: Factory<'_>, state: StateId, values: [&[u8]; 4], result
         }
         changes.extend([("a", Action::Clear), ("", Action::Clear), ("b", Action::Clear)]);
         // The namespace `c` is empty.
-        bench.merge_namespaces((state, "key"), "target", &["a", "c", "", "b"], &changes);
+        bench.merge_namespaces(state, "key", "target", &["a", "c", "", "b"], &changes);
         assert_eq!(bench.value(at_namespace(state, "key", "target")).as_deref(), Some(result), "{state:?}");
         assert_eq!(bench.entries(state), 4, "no other key is touched");
         bench.assert_replays(factory, &windows(state));
@@ -86,7 +86,7 @@ pub(super) fn namespaces_of_lists_merge_in_order(factory: Factory<'_>) {
     }
     let put = |index, element: &'static str| ("target", Action::ListPut { index, element: element.as_bytes() });
     let changes = [put(1, "z"), put(2, "x"), put(3, ""), put(4, "y"), ("b", Action::Clear), ("a", Action::Clear)];
-    bench.merge_namespaces((LIST, "key"), "target", &["b", "a", "c"], &changes);
+    bench.merge_namespaces(LIST, "key", "target", &["b", "a", "c"], &changes);
     assert_eq!(bench.list(at_namespace(LIST, "key", "target")), elements(&["t", "z", "x", "", "y"]));
     // More than one read of the inner backend returns.
     let many: Vec<_> = (0..2_500_u32).map(|i| Bytes::copy_from_slice(&i.to_be_bytes())).collect();
@@ -112,7 +112,7 @@ pub(super) fn namespaces_of_maps_unite(factory: Factory<'_>) {
     // Each map key once, at the first source that has it.
     let united = [put("a and b", b"b"), put("all", b"b"), put("only a", b"a"), put("", b""), put("t and b", b"b")];
     let changes = [&united[..], &[("a", Action::Clear), ("b", Action::Clear)]].concat();
-    bench.merge_namespaces((MAP, "key"), "target", &["a", "c", "b"], &changes);
+    bench.merge_namespaces(MAP, "key", "target", &["a", "c", "b"], &changes);
     assert_eq!(bench.entries(MAP), 6);
     assert_eq!(bench.map_value(at_namespace(MAP, "key", "target"), "only t").as_deref(), Some(&b"t"[..]));
     let [one, two, three] = [1_i64, 2, 3].map(i64::to_le_bytes);
@@ -120,12 +120,12 @@ pub(super) fn namespaces_of_maps_unite(factory: Factory<'_>) {
     fill(&mut bench, MAP_SUM, "a", &[("all", &one), ("one", &one)]);
     fill(&mut bench, MAP_SUM, "b", &[("all", &one), ("two", &two)]);
     let changes = [put("all", &three), put("two", &two), put("one", &one), ("b", Action::Clear), ("a", Action::Clear)];
-    bench.merge_namespaces((MAP_SUM, "key"), "target", &["b", "a"], &changes);
+    bench.merge_namespaces(MAP_SUM, "key", "target", &["b", "a"], &changes);
     fill(&mut bench, MAP_APPEND, "target", &[("m", b"t")]);
     fill(&mut bench, MAP_APPEND, "a", &[("m", b"a")]);
     fill(&mut bench, MAP_APPEND, "b", &[("m", b"b")]);
     let changes = [put("m", b"tba"), ("b", Action::Clear), ("a", Action::Clear)];
-    bench.merge_namespaces((MAP_APPEND, "key"), "target", &["b", "a"], &changes);
+    bench.merge_namespaces(MAP_APPEND, "key", "target", &["b", "a"], &changes);
     for i in 0..2_500_u32 {
         bench.run(at_namespace(MAP, "key", "c"), Op::MapPut { map_key: &i.to_be_bytes(), value: b"c" });
     }
@@ -167,11 +167,11 @@ pub(super) fn namespaces_beyond_the_limit_stay_as_they_are(factory: Factory<'_>)
 pub(super) fn namespaces_without_anything_log_nothing(factory: Factory<'_>) {
     let mut bench = Bench::new(factory);
     for state in bench.states().filter(|state| *state != TIMER) {
-        bench.merge_namespaces((state, "key"), "target", &[], &[]);
-        bench.merge_namespaces((state, "key"), "target", &["a", "", "b"], &[]);
+        bench.merge_namespaces(state, "key", "target", &[], &[]);
+        bench.merge_namespaces(state, "key", "target", &["a", "", "b"], &[]);
     }
     bench.run(at_namespace(SUM, "key", "target"), Op::Merge(&[1; 8]));
-    bench.merge_namespaces((SUM, "key"), "target", &["a"], &[]);
-    bench.merge_namespaces((SUM, "key"), "target", &[], &[]);
+    bench.merge_namespaces(SUM, "key", "target", &["a"], &[]);
+    bench.merge_namespaces(SUM, "key", "target", &[], &[]);
     assert_eq!(bench.logged(), 1);
 }

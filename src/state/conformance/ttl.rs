@@ -118,9 +118,9 @@ impl Timeline {
     pub(super) fn clean(&mut self, cursor: &mut Cursor, entries: u64) -> u64 {
         let upkeep = Upkeep::new(Arc::clone(&self.cursors));
         let life = Lifespan::new(self.descriptor.ttl.unwrap(), self.now);
-        let target = Target { state: STATE, kind: self.descriptor.kind, key_groups: bench::range(), life };
+        let target = Target { state: STATE, kind: self.descriptor.kind, key_groups: bench::range(), life, entries };
         let log = &mut self.log;
-        clean(&mut *self.backend, &target, cursor, (entries, &upkeep), &mut |change| {
+        clean(&mut *self.backend, &target, cursor, &upkeep, &mut |change| {
             let mut bytes = vec![];
             change.encode(&mut bytes);
             log.push((change.at.key_group, bytes));

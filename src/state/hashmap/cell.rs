@@ -185,6 +185,7 @@ impl ListCell {
         let Ok(index) = usize::try_from(index) else { return false };
         let length = self.elements.len();
         match self.elements.get_mut(index) {
+            // An element of equal length is overwritten in place, which saves the allocator two calls.
             Some(stored) if stored.len() == element.len() => stored.copy_from_slice(element),
             Some(stored) => {
                 self.contents_bytes = self.contents_bytes - stored.len() + element.len();

@@ -89,6 +89,9 @@ impl<C: Cell> Directory<C> {
     ) -> Result<(), E> {
         let position = self.position(name.hash());
         let slice = self.slice_mut(position);
+        // Ordering: the cell is changed or added first, and the slice is split afterwards. A refused change therefore
+        // splits nothing. One split is enough: if all cells fall into one half, the next write to that half splits it
+        // again.
         match slice.change(name, tally, change) {
             Some(result) => result?,
             None => slice.insert(create()?, tally),
@@ -127,6 +130,8 @@ impl<C: Cell> Directory<C> {
     fn split(&mut self, position: usize, usage: &mut Usage) {
         let index = self.index.len();
         if self.slice(position).depth() == self.depth {
+            // Positions are the highest bits of a hash. So each becomes two neighbours that lead to the same slice, and
+            // no slice uses the new bit yet.
             self.index = self.index.iter().flat_map(|&slice| [slice, slice]).collect();
             self.depth += 1;
             self.deepest = 0;
@@ -137,6 +142,7 @@ impl<C: Cell> Directory<C> {
         let after = slice.bytes() + upper.bytes();
         usage.replace_bytes(before, after);
         usage.replace_bytes((index * size_of::<u32>()) as u64, (self.index.len() * size_of::<u32>()) as u64);
+        // Both halves have the new depth. Of their positions only those of the upper half change.
         if upper.depth() == self.depth {
             self.deepest += 2;
         }
@@ -152,6 +158,8 @@ impl<C: Cell> Directory<C> {
         if depth == 0 {
             return;
         }
+        // The buddy's range differs in the last bit of the prefix. The slice found there may be deeper, if the buddy
+        // was split; then `merges_with` says no.
         let buddy_position = self.position(slice.first() ^ (1 << (u64::BITS - depth)));
         let buddy = self.slice(buddy_position);
         if !slice.merges_with(buddy) {
@@ -161,6 +169,7 @@ impl<C: Cell> Directory<C> {
         // The lower position stays, so that the swap below does not move it.
         let (kept, freed) = (position.min(buddy_position), position.max(buddy_position));
         let other = self.slices.swap_remove(freed);
+        // The last slice has moved into the free place, unless it was the one that was freed.
         if let Some(moved) = self.slices.get(freed) {
             let (first, depth) = (moved.first(), moved.depth());
             self.point(first, depth, freed);
@@ -169,6 +178,8 @@ impl<C: Cell> Directory<C> {
         slice.merge(other);
         let (first, after) = (slice.first(), slice.bytes());
         usage.replace_bytes(before, after);
+        // One merge is enough. If the merged slice is small enough for its own buddy, the next removal finds that, and
+        // no removal moves more than two slices.
         self.point(first, depth - 1, kept);
         if depth == self.depth {
             self.deepest -= 2;
@@ -182,6 +193,8 @@ impl<C: Cell> Directory<C> {
             let before = self.index.len();
             self.index = self.index.iter().step_by(2).copied().collect();
             self.depth -= 1;
+            // Counting takes as long as there are slices. A halving needs a merge, and the bounds of merges are far
+            // below those of splits, so two halvings of one index lie many changes apart.
             self.deepest = self.slices.iter().filter(|slice| slice.depth() == self.depth).count();
             usage.replace_bytes((before * size_of::<u32>()) as u64, (self.index.len() * size_of::<u32>()) as u64);
         }

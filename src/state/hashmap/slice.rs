@@ -145,6 +145,8 @@ impl<C: Cell> Slice<C> {
         change: impl FnOnce(&mut C) -> R,
     ) -> Option<R> {
         let cell = self.cells.find_mut(table_hash(name.hash()), |cell| is_of(cell, name))?;
+        // The stamp rises even if `change` refuses. A stamp that is too high costs a copy too many. One that is too low
+        // would let a snapshot reuse a piece that lacks the change.
         self.changed = tally.stamp;
         let before = Usage::of(cell);
         let result = change(cell);
@@ -165,6 +167,8 @@ impl<C: Cell> Slice<C> {
         let Ok(mut found) = self.cells.find_entry(table_hash(name.hash()), |cell| is_of(cell, name)) else {
             return false;
         };
+        // A removed cell leaves nothing behind but this stamp. Without it, a snapshot would reuse a piece in which the
+        // cell still is.
         self.changed = tally.stamp;
         let before = Usage::of(found.get());
         if change(found.get_mut()) {
@@ -195,10 +199,12 @@ impl<C: Cell> Slice<C> {
     pub(super) fn split(&mut self) -> Self {
         let bit = 1 << (u64::BITS - 1 - self.depth);
         self.depth += 1;
+        // Both halves inherit the stamp, since it is not known in which of them the last change was.
         let mut upper = Self { first: self.first | bit, depth: self.depth, changed: self.changed, ..Self::new() };
         let cells = mem::take(&mut self.cells);
         self.contents_bytes = 0;
         let uppers = cells.iter().filter(|cell| cell.hash() & bit != 0).count();
+        // Tables of the right size at once: if they grew cell by cell, every cell would be hashed several times.
         self.cells.reserve(cells.len() - uppers, cell_hash);
         upper.cells.reserve(uppers, cell_hash);
         for cell in cells {
@@ -230,6 +236,8 @@ impl<C: Cell> Slice<C> {
             return;
         }
         let table = self.cells.allocation_size() as u64;
+        // Half of the room stays free, so that a slice that shrinks and grows in turn does not move its cells at every
+        // turn.
         self.cells.shrink_to(self.cells.len() * 2, cell_hash);
         usage.replace_bytes(table, self.cells.allocation_size() as u64);
     }

@@ -173,12 +173,14 @@ impl Table {
                 groups.upsert(at, &name, append, || Ok(MapCell::new(&name, map_key, value)))
             }
             (Self::Map(groups), Action::MapRemove { map_key }) => groups.change_or_remove(at, &name, |cell| {
+                // A map that has become empty goes, or its name would be listed without entries.
                 cell.remove(map_key);
                 cell.entries() > 0
             }),
             (Self::List(groups), Action::ListPut { index, element }) => {
                 let put = |cell: &mut ListCell| if cell.put(index, element) { Ok(()) } else { Err(LIST_HOLE) };
                 let create = || {
+                    // Any index but 0 fails here, so no empty list is stored.
                     let mut cell = ListCell::new(&name);
                     put(&mut cell).map(|()| cell)
                 };
@@ -324,6 +326,7 @@ impl<C: Cell> Groups<C> {
         copy: &mut dyn FnMut(&Change<'_>),
     ) -> Result<u64, Misfit> {
         let index = self.range.index(key_group).ok_or(FOREIGN_KEY_GROUP)?;
+        // Nothing was ever written to the state, so all hashes are covered at once.
         let Some(directory) = self.directories.get(index) else { return Ok(u64::MAX) };
         let slice = directory.slice_of(from);
         for cell in slice.cells().filter(|cell| cell.hash() >= from) {
@@ -351,6 +354,8 @@ impl<C: Cell> Groups<C> {
             let slice = directory.slice_of(first);
             let names = slice.cells().map(|cell| (cell.hash(), read_name(cell.block())));
             let mut names: Vec<_> = names.filter(|name| after.is_none_or(|after| *name > after)).collect();
+            // Slices come in order of hashes, and a hash table has no order. So each slice is sorted by itself, and
+            // `after` need not exist.
             names.sort_unstable();
             for (_, (key, namespace)) in names {
                 if !page.takes(key.len() + namespace.len()) {
@@ -409,6 +414,7 @@ impl<C: Cell> Groups<C> {
     }
 
     fn allocate(&mut self) {
+        // This happens at the first write, so that thousands of states that are never written cost nothing.
         self.directories = self.range.iter().map(|_| Directory::new()).collect();
         self.tally.usage.bytes += self.directories.iter().map(Directory::bytes).sum::<u64>();
     }

@@ -61,6 +61,7 @@ impl Timers {
     }
 
     pub(super) fn put(&mut self, at: Address<'_>, name: &Name<'_>, time: i64) -> Result<(), Misfit> {
+        // Either closure sets it, and both are alive at once, so it is a cell.
         let added = Slot::new(None);
         let put = |cell: &mut TimerCell| {
             if cell.put(time) {
@@ -73,6 +74,8 @@ impl Timers {
             added.set(Some(cell.name.clone()));
             Ok(cell)
         };
+        // Ordering: the cells first. They refuse a foreign key group before anything has changed, so the index never
+        // has a timer that no cell has.
         self.groups.upsert(at, name, put, create)?;
         if let Some(name) = added.take() {
             let is_new = self.index.insert(time, name, at.key_group);
@@ -154,6 +157,7 @@ impl TimerCell {
                 if !times.remove(&time) {
                     return Left::NoChange;
                 }
+                // A single time needs no tree. Most cells are in this form, so it pays to come back to it.
                 if let (1, Some(last)) = (times.len(), times.first()) {
                     self.times = Times::One(*last);
                 }

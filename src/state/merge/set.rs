@@ -56,6 +56,7 @@ pub fn union(a: &[u8], b: &[u8]) -> Result<Option<Vec<u8>>, Unfit> {
             right = right.get(whole.len()..).unwrap_or_default();
         }
     }
+    // A union has all of `a`, so it equals `a` if it is not longer.
     Ok((out.len() > a.len()).then_some(out))
 }
 

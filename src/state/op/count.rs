@@ -4,7 +4,7 @@ use super::{
     super::{Address, MapKeys, PageLimit, StateBackend, StateError, ttl::Lifespan},
     Op, Timer,
 };
-use crate::types::{StateDescriptor, StateId, TimeMs};
+use crate::types::{StateDescriptor, StateId};
 
 /// A `MapCount`, `ListCount` or `TimerCount` that is under way. It changes nothing, not even expired entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +40,8 @@ pub fn is_paged(op: &Op<'_>, descriptor: &StateDescriptor, walks_maps: bool) -> 
 }
 
 impl PagedCount {
-    /// Counts the next page: of the map or list at `at`, or of all timers, of a state with `descriptor` at time `time`.
+    /// Counts the next page: of the map or list at `at`, or of all timers. `life` is the TTL of the state, if it has
+    /// one, at the time of the batch.
     ///
     /// # Errors
     /// The error of the backend.
@@ -48,13 +49,14 @@ impl PagedCount {
         &mut self,
         backend: &B,
         at: Address<'_>,
-        (op, descriptor, time): (&Op<'_>, &StateDescriptor, TimeMs),
+        op: &Op<'_>,
+        life: Option<Lifespan>,
         limit: PageLimit,
     ) -> Result<CountedPage, StateError> {
+        // Timers do not expire, so `life` does not matter to them.
         if matches!(op, Op::TimerCount) {
             return self.page_of_timers(backend, at.state, limit);
         }
-        let life = descriptor.ttl.map(|ttl| Lifespan::new(ttl, time));
         let (mut visible, mut looked_at, mut fault) = (0, 0, None);
         let mut look = |stored: &[u8]| {
             looked_at += 1;
@@ -69,6 +71,7 @@ impl PagedCount {
                 look(stored);
                 self.map_key.clear();
                 self.map_key.extend_from_slice(key);
+                // The first possible key behind the last one, which may be gone when the next page begins.
                 self.map_key.push(0);
             })?
         } else {

@@ -64,9 +64,12 @@ pub struct Target {
     pub key_groups: KeyGroupRange,
     /// The TTL of the state, at the time of the batch.
     pub life: Lifespan,
+    /// Number of entries that the batch looks at.
+    pub entries: u64,
 }
 
-/// Looks at `entries` entries and removes the expired ones. Each change is applied to `backend`, then passed to `log`.
+/// Looks at as many entries as the target says, and removes the expired ones. Each change is applied to `backend`, then
+/// passed to `log`.
 ///
 /// # Errors
 /// The error of the backend. Changes made before it stay made and logged.
@@ -74,10 +77,10 @@ pub fn clean<B: StateBackend + ?Sized>(
     backend: &mut B,
     target: &Target,
     cursor: &mut Cursor,
-    (entries, upkeep): (u64, &Upkeep),
+    upkeep: &Upkeep,
     log: &mut impl FnMut(&Change<'_>),
 ) -> Result<(), StateError> {
-    let mut left = entries;
+    let mut left = target.entries;
     while left > 0 {
         let Some((key_group, key, namespace)) = cursor.names.pop_front() else {
             if !cursor.read_ahead(backend, target)? {
@@ -88,6 +91,8 @@ pub fn clean<B: StateBackend + ?Sized>(
         let at = Address { state: target.state, key_group, key: &key, namespace: &namespace };
         let mut writer = Writer { backend: &mut *backend, at, log: &mut *log };
         let mut look = Look { life: target.life, upkeep, due: cursor.due, left };
+        // Ordering: the name goes back to the front as long as it has entries left. `within` is a position in the first
+        // name, so the two must always change together.
         let within = std::mem::take(&mut cursor.within);
         cursor.within = match target.kind {
             StateKind::Value => look.at_value(&mut writer)?,
@@ -115,6 +120,8 @@ impl Cursor {
                 if life.now() < self.due {
                     return Ok(false);
                 }
+                // A new turn. What is written from now on is due no earlier than this. `Look::sees` lowers it for older
+                // entries.
                 self.due = life.expiry(life.now());
                 self.next = Some((key_groups.first(), None));
                 continue;
@@ -124,6 +131,7 @@ impl Cursor {
             let more = backend.name_page(state, key_group, behind, NAMES, &mut |key, namespace| {
                 names.push_back((key_group, key.to_vec(), namespace.to_vec()));
             })?;
+            // There were no names before this page, so the last name is the last one of the page.
             self.next = match self.names.back() {
                 Some((_, key, namespace)) if more => Some((key_group, Some((key.clone(), namespace.clone())))),
                 _ => key_groups.iter().find(|group| *group > key_group).map(|group| (group, None)),
@@ -169,6 +177,7 @@ impl Look<'_> {
             self.upkeep.removed();
             return writer.write(action);
         }
+        // The budget of the batch is used up. The entry stays, and the next turn, due at once, meets it again.
         (self.left, self.due) = (0, self.life.now());
         Ok(())
     }
@@ -192,6 +201,7 @@ impl Look<'_> {
         writer: &mut Writer<'_, B, L>,
         within: Within,
     ) -> Result<Within, StateError> {
+        // Entries are removed after the page was read, since the backend is borrowed while it is read.
         let from = if let Within::Map(from) = within { from } else { vec![] };
         let (life, mut expired, mut last, mut fault) = (self.life, vec![], None, None);
         let more = writer.backend.map_page(writer.at, MapKeys::from(&from), self.limit(), &mut |map_key, stored| {
@@ -243,11 +253,12 @@ impl Look<'_> {
         for index in expired {
             self.remove(writer, Action::ListPut { index, element: REMOVED })?;
         }
+        // The tally of a part may call a list mostly gone whose other elements are alive.
         if more {
             return Ok(Within::List(index, tally));
         }
         if tally.is_mostly_gone() {
-            upkeep::compact(writer, (self.life, self.upkeep), &[])?;
+            upkeep::compact(writer, self.life, self.upkeep, &[])?;
         }
         Ok(Within::Begin)
     }

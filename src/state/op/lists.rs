@@ -120,6 +120,7 @@ impl Cursors {
         let mut table = self.0.lock();
         let list = table.list(at);
         for Cursor { place, .. } in table.of.get_mut(&list).into_iter().flatten() {
+            // As many elements are before the page as were kept of those before it. None of them is gone.
             place.index = kept.partition_point(|index| *index < place.index) as u64;
             place.before = Tally { gone: 0, kept: place.index, ..place.before };
         }
@@ -142,6 +143,7 @@ impl Table {
     fn drop_oldest(&mut self) {
         let Some(list) = self.order.pop_front() else { return };
         let Some(cursors) = self.of.get_mut(&list) else { return };
+        // Numbers ascend, so the first cursor of a list is its oldest.
         cursors.remove(0);
         if cursors.is_empty() {
             self.of.remove(&list);

@@ -57,6 +57,8 @@ pub(super) fn merge<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     if merged.is_err() {
         return Ok(Some(Answer::LimitReached));
     }
+    // Ordering: the results are written first, since they are read from the sources, which are cleared last. Nothing
+    // was written if a result is too long.
     for at in sources {
         Writer { backend: &mut *writer.backend, at, log: &mut *writer.log }.clear(kind)?;
     }
@@ -70,6 +72,7 @@ fn values<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
 ) -> Result<Result<(), TooLong>, StateError> {
     let mut joined = Joined::new(writer.at, context, First::Wins);
     writer.backend.value(writer.at, &mut |stored| joined.add(stored))?;
+    // The target's own value is where joining begins. Only what the sources add is a change.
     joined.is_changed = false;
     for source in sources {
         writer.backend.value(*source, &mut |stored| joined.add(stored))?;
@@ -85,6 +88,8 @@ fn lists<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
     sources: &[Address<'_>],
 ) -> Result<(), StateError> {
+    // The target grows while the sources are read. It is none of them, so no page meets an element that was just
+    // written.
     let mut end = writer.backend.len(writer.at)?;
     for source in sources {
         let mut start = 0;
@@ -130,7 +135,9 @@ fn unite<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
             let more =
                 writer.backend.map_page(*source, MapKeys::from(&from), PAGE, &mut |key, _| page.push(key.to_vec()))?;
             for map_key in &page {
-                let result = entry(writer, map_key, (before, from_here), context)?;
+                // Ordering: the page of keys was read before the first write. Writes go to the target, which is no
+                // source, so the next page of this source begins where this one ended.
+                let result = entry(writer, map_key, before, from_here, context)?;
                 let Ok(value) = result else { return Ok(Err(TooLong)) };
                 if let (Some(value), Run::Real) = (value, run) {
                     writer.write(Action::MapPut { map_key, value: &value })?;
@@ -152,9 +159,11 @@ fn unite<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
 fn entry<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &Writer<'_, B, L>,
     map_key: &[u8],
-    (before, from_here): (&[Address<'_>], &[Address<'_>]),
+    before: &[Address<'_>],
+    from_here: &[Address<'_>],
     context: &OpContext<'_>,
 ) -> Result<Result<Option<Vec<u8>>, TooLong>, StateError> {
+    // An earlier source with this key has handled it, with the values of this source as well.
     for source in before {
         let mut is_done = false;
         writer.backend.map_value(*source, map_key, &mut |stored| is_done = stored.is_some())?;
@@ -218,10 +227,13 @@ impl<'a> Joined<'a> {
                 Ok(Merged::Bytes(bytes)) => *value = Some(bytes),
                 Err(unfit) => self.stopped = Some(Stopped::Unfit(unfit.stored(self.at.state))),
             },
+            // Without a merge function one value wins and the others are dropped: the first one for values, the last
+            // one for map entries.
             (None, Some(_)) if self.first == First::Wins => return,
             (None, value) => *value = Some(stored.to_vec()),
         }
         self.is_changed = true;
+        // Values that are only copied are within the limit, since they were stored before.
         if self.stopped.is_none()
             && self.function.is_some()
             && self.value.as_ref().is_some_and(|value| value.len() > self.limit)

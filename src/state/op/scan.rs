@@ -64,7 +64,8 @@ pub(super) struct Scan<'a> {
 pub fn check_token(
     op: &Op<'_>,
     at: Address<'_>,
-    (scope, cursors): (u64, Option<&lists::Cursors>),
+    scope: u64,
+    cursors: Option<&lists::Cursors>,
     key_groups: KeyGroupRange,
 ) -> Result<(), OpError> {
     let state = at.state;
@@ -114,6 +115,7 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
     let (mut keys, mut looked_at, mut bytes) = (vec![], 0, 0);
     let mut groups = 0;
     loop {
+        // Neither difference is below 1: a page that has reached a bound has returned below.
         let limit = PageLimit {
             entries: (context.reach.names - looked_at).min(most - keys.len()),
             bytes: context.page_bytes.saturating_sub(bytes),
@@ -147,8 +149,10 @@ pub(super) fn keys<B: StateBackend + ?Sized>(
         }
         groups += 1;
         if more {
+            // Without a name on the page, the next page begins where this one did.
             position.after = last.or(after);
         } else if let Some(next) = range.iter().find(|group| *group > position.key_group) {
+            // The key group is done. If the page is full, too, the token names the beginning of the next key group.
             position.key_group = next;
         } else {
             return Ok(Answer::Keys { keys, token: None });
@@ -201,7 +205,7 @@ mod tests {
     fn a_token_is_good_for_its_owner_and_state_alone() {
         let at = |state| Address { state, key_group: KeyGroup(0), key: b"", namespace: b"" };
         let check_token = |token: &[u8], state, scope| {
-            check_token(&Op::Keys { all_namespaces: true, token, limit: 0 }, at(state), (scope, None), all())
+            check_token(&Op::Keys { all_namespaces: true, token, limit: 0 }, at(state), scope, None, all())
         };
         for after in [None, Some((b"key".to_vec(), vec![])), Some((b"key".to_vec(), b"ns".to_vec()))] {
             let position = Position { key_group: KeyGroup(300), after };
@@ -209,10 +213,10 @@ mod tests {
             assert_eq!(Position::decode(&token, StateId(7), 99), Some(position));
             assert_eq!(check_token(&token, StateId(7), 99), Ok(()));
             let timers = Op::Timers { up_to: 0, token: &token, limit: 0 };
-            assert_eq!(super::check_token(&timers, at(StateId(7)), (99, None), all()), Err(OpError::ForeignToken));
+            assert_eq!(super::check_token(&timers, at(StateId(7)), 99, None, all()), Err(OpError::ForeignToken));
             let elsewhere = KeyGroupRange::new(301, 301).unwrap();
             let keys = Op::Keys { all_namespaces: true, token: &token, limit: 0 };
-            assert_eq!(super::check_token(&keys, at(StateId(7)), (99, None), elsewhere), Err(OpError::ForeignToken));
+            assert_eq!(super::check_token(&keys, at(StateId(7)), 99, None, elsewhere), Err(OpError::ForeignToken));
             for (state, scope) in [(StateId(8), 99), (StateId(7), 98)] {
                 assert_eq!(check_token(&token, state, scope), Err(OpError::ForeignToken));
             }

@@ -15,7 +15,7 @@ use crate::{
         forward::forward,
         ttl::{Entry, Lifespan, REMOVED, stamp},
     },
-    types::{StateKind, Ttl, TtlUpdate},
+    types::{StateKind, TtlUpdate},
 };
 
 /// Bounds of one read of the inner backend.
@@ -70,13 +70,16 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
     backend: &mut B,
     at: Address<'_>,
     op: &Op<'_>,
-    (context, ttl): (&OpContext<'_>, Ttl),
+    context: &OpContext<'_>,
     log: &mut (impl FnMut(&Change<'_>) + Send),
 ) -> Result<Option<Answer>, StateError> {
+    // The view of a state without TTL would be the state itself.
+    let Some(ttl) = context.descriptor.ttl else { return run(backend, at, op, context, log) };
     if let Op::Keys { all_namespaces, token, limit } = *op {
         let namespace = (!all_namespaces).then_some(at.namespace);
         return scan::keys(backend, scan::Scan { state: at.state, namespace, token, limit }, context).map(Some);
     }
+    // Writes remove nothing that they meet. What they leave is hidden, and a read or a clean-up removes it.
     let upkeep = context.upkeep.filter(|_| !op.is_write());
     let counts = matches!(op, Op::MapCount | Op::ListCount);
     let touches = ttl.update == TtlUpdate::OnReadAndWrite && !counts;
@@ -91,7 +94,7 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
     let answer = match *op {
         Op::MapCount => Some(Answer::Count(timed.count(at, StateKind::Map)?)),
         Op::ListCount => Some(Answer::Count(timed.count(at, StateKind::List)?)),
-        Op::ListGet { start, token, limit } => Some(timed.list(at, (start, token, limit), context)?),
+        Op::ListGet { start, token, limit } => Some(timed.list(at, start, token, limit, context)?),
         // A hidden entry is removed, too.
         Op::MapRemove { map_key } => {
             let mut found = false;
@@ -103,6 +106,8 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
         }
         _ => run(&mut timed, at, op, context, &mut |_| {})?,
     };
+    // Ordering: entries are removed and touched after the answer is made. The answer's page must not move while it is
+    // read.
     if let Some(upkeep) = upkeep {
         timed.settle(at, upkeep)?;
     }
@@ -163,7 +168,9 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
     fn list(
         &self,
         at: Address<'_>,
-        (start, token, limit): (u64, &[u8], u64),
+        start: u64,
+        token: &[u8],
+        limit: u64,
         context: &OpContext<'_>,
     ) -> Result<Answer, StateError> {
         let begin = match (lists::Token::decode(token, at, context.scope), context.cursors) {
@@ -171,6 +178,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
             (Some(token), None) => lists::Place { index: token.index, ..lists::Place::default() },
             (Some(token), Some(cursors)) => match cursors.find(at, token) {
                 Some(place) => place,
+                // The token was good when the batch was checked. Since then, the batch itself has noted so many cursors
+                // that this one was dropped.
                 None => return Ok(Answer::AskAgain),
             },
         };
@@ -201,10 +210,13 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         let mut end = walk;
         loop {
             // Skipped elements do not count for the page.
+            // One element more than the page may have tells whether others follow.
             let entries = if walk.position < from { usize::MAX } else { limit.entries.saturating_add(1) };
             let chunk = PageLimit { entries: entries.min(CHUNK.entries), ..CHUNK };
             let more = self.inner.list_page(at, walk.index, chunk, &mut |stored| {
                 let entry = self.life.entry(stored);
+                // This counts elements behind a full page too, but `end` stays at the last element of the page, with
+                // its tally.
                 if let Ok(entry) = &entry {
                     walk.tally.add(entry);
                 }
@@ -217,6 +229,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
                             read(if self.moves_elements { stored } else { entry.value });
                             walk.position += 1;
                         }
+                        // A removed element is expired already; to remove it again would be a change without effect.
                         if stored != REMOVED {
                             self.note(|| Place::Element(walk.index), &entry);
                         }
@@ -232,6 +245,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
                 return Err(error);
             }
             if is_full || !more {
+                // Only a walk to the end has a tally of the whole list.
                 if let Some(met) = self.met.as_ref().filter(|_| !is_full) {
                     met.borrow_mut().list = Some(walk.tally);
                 }
@@ -245,13 +259,16 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
         let Some(met) = self.met.take().map(RefCell::into_inner) else { return Ok(()) };
         let touched: Vec<u64> = met.touched.iter().filter_map(|(place, _)| place.index()).collect();
         let mut writer = Writer { backend: &mut *self.inner, at, log: &mut *self.log };
+        // Ordering: the rewriting goes first, and alone. It moves elements, so the indexes in `met` would name others
+        // afterwards. It drops what is expired, and touches what is to be touched.
         if met.list.is_some_and(|list| list.is_mostly_gone())
-            && upkeep::compact(&mut writer, (self.life, upkeep), &touched)?
+            && upkeep::compact(&mut writer, self.life, upkeep, &touched)?
         {
             return Ok(());
         }
         for place in &met.expired {
             let key = at.key.len() + at.namespace.len();
+            // The rest stays, hidden from reads, until another read or a clean-up meets it.
             if !upkeep.takes(key + place.bytes()) {
                 break;
             }
@@ -262,6 +279,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> Timed<'_, B, L> {
             })?;
             upkeep.removed();
         }
+        // Touches have no budget: without its touch, an entry that is read all the time could expire. An entry is
+        // expired or touched, never both, so the two loops do not meet.
         for (place, value) in &met.touched {
             let value = &stamp(self.life.now(), value)[..];
             writer.write(match place {
@@ -315,6 +334,7 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
             Action::MapPut { map_key, .. } | Action::MapAppend { map_key, .. } => Action::MapPut { map_key, value },
         };
         let change = Change { at, action };
+        // Ordering: as in `Writer::write`, a change that the backend refuses is not logged.
         self.inner.apply(&change)?;
         (self.log)(&change);
         Ok(())
@@ -380,6 +400,8 @@ impl<B: StateBackend + ?Sized, L: FnMut(&Change<'_>) + Send> StateBackend for Ti
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StateError> {
+        // A merge of namespaces reads each source page by page. The next page goes on where the last one ended, or a
+        // list would be walked from its beginning for each page.
         let (namespace, walk) = self.resume.take();
         let goes_on = namespace == at.namespace && walk.position <= from;
         let (end, is_full) = self.walk(at, if goes_on { walk } else { Walk::default() }, from, limit, read)?;

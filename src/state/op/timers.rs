@@ -98,6 +98,7 @@ pub(super) fn fire<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     scan: Scan<'_>,
     context: &OpContext<'_>,
 ) -> Result<Answer, StateError> {
+    // Ordering: the page is read whole before its first timer is removed. The index must not change under a read.
     let (timers, last) = page(&*writer.backend, scan, None, context)?;
     for Timer { time, key, namespace, key_group } in &timers {
         let at = Address { state: scan.state, key_group: *key_group, key, namespace };
@@ -121,10 +122,13 @@ fn page<B: StateBackend + ?Sized>(
     let limit = PageLimit { entries, bytes: context.page_bytes };
     let (mut timers, mut skipped, mut is_full) = (vec![], None, false);
     let more = backend.timer_page(scan.state, after, scan.up_to, limit, &mut |timer| {
+        // For a single key group, the backend's page is wider than the wanted one, and is cut here.
         is_full |= timers.len() >= most;
         if is_full {
             return;
         }
+        // The token names the last timer that was looked at, not the last one on the page. Else a key group with few
+        // timers would be searched from its last timer on, again and again.
         if context.key_groups.contains(timer.key_group) {
             timers.push(Timer::copied(timer));
             skipped = None;

@@ -103,7 +103,8 @@ impl Tally {
 /// elements were looked at. Touches the elements with an index in `touched`, which ascends. Returns whether it did.
 pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     writer: &mut Writer<'_, B, L>,
-    (life, upkeep): (Lifespan, &Upkeep),
+    life: Lifespan,
+    upkeep: &Upkeep,
     touched: &[u64],
 ) -> Result<bool, StateError> {
     let (mut tally, mut expired, mut fault) = (Tally::default(), 0, None);
@@ -120,11 +121,14 @@ pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
     if let Some(fault) = fault {
         return Err(fault);
     }
+    // Ordering: the whole list is counted, and the budget asked, before anything is written. A rewriting cannot stop
+    // half-way: the clear below leaves nothing to go back to.
     if !tally.is_mostly_gone() || !upkeep.takes_bytes(tally.kept_bytes) {
         return Ok(false);
     }
     let (mut kept, mut indexes) = (vec![], vec![]);
     each_element(writer.backend, writer.at, 0, &mut |index, stored| {
+        // The first pass has read every element without an error.
         let Ok(entry) = life.entry(stored) else { return false };
         if !entry.is_expired {
             let is_touched = touched.binary_search(&index).is_ok();
@@ -133,6 +137,9 @@ pub(super) fn compact<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
         }
         true
     })?;
+    // Ordering 1: all kept elements are in memory now, since the clear removes them.
+    // Ordering 2: the cursors move last, when the elements have their new indexes. A token that kept its index would
+    // skip as many elements as were dropped before it.
     writer.write(Action::Clear)?;
     (0..).zip(&kept).try_for_each(|(index, element)| writer.write(Action::ListPut { index, element }))?;
     upkeep.cursors.rewritten(writer.at, &indexes);

@@ -52,6 +52,7 @@ impl Buffer {
 
     /// Whether there are writes under `prefix`.
     pub(super) fn has_prefix(&self, prefix: &[u8]) -> bool {
+        // Two prefixes with one hash only make a read pass on writes that it does not need.
         !self.prefixes.is_empty() && self.prefixes.contains(&xxh3_64(prefix))
     }
 
@@ -66,6 +67,8 @@ impl Buffer {
         let hash = xxh3_64(key);
         let value = value.map(|value| push(arena, value));
         if let Some(entry) = entries.find_mut(hash, |entry| entry.hash == hash && slice(arena, entry.key) == key) {
+            // The old value stays in the arena, and counts, until the buffer is taken. So a key that is written again
+            // and again fills the buffer like any other. The prefix was noted with the first write of the key.
             entry.value = value;
             return;
         }
@@ -89,6 +92,7 @@ impl Buffer {
                 None => batch.delete(key),
             }
         }
+        // The memory stays allocated for the next writes.
         self.entries.clear();
         self.arena.clear();
         self.prefixes.clear();

@@ -61,6 +61,7 @@ impl Expiry {
 
     /// Sets how the entries of a state live from now on.
     pub(super) fn set(&self, state: StateId, kind: StateKind, ttl: Ttl) {
+        // Both locks are held together, so `ages` always counts exactly the states.
         let (mut states, mut ages) = (self.0.states.write(), self.0.ages.lock());
         let before = match ttl.cleanup.compaction {
             Some(compaction) => {
@@ -80,6 +81,7 @@ impl Expiry {
 
     /// Sets the time of the last batch.
     pub(super) fn set_time(&self, time: TimeMs) {
+        // A compaction that sees an older time only keeps entries longer, and nothing else hangs on the order.
         self.0.time.store(time, Ordering::Relaxed);
     }
 
@@ -102,6 +104,7 @@ impl CompactionFilterFactory for Filters {
 
     fn create(&mut self, _: CompactionFilterContext) -> Filter {
         let known = self.0.0.clone();
+        // A copy: under the lock, a compaction of minutes would hold up the writer that registers a state.
         let states = known.states.read().clone();
         let now = known.time.load(Ordering::Relaxed);
         Filter { known, states, now, since_read: 0 }
@@ -131,8 +134,10 @@ impl CompactionFilter for Filter {
         let Some(aging) = self.states.get(&at.state) else { return CompactionDecision::Keep };
         self.since_read += 1;
         if self.since_read >= aging.time_every {
+            // The writer changes the time with every batch. To read it for every entry would cost more than the entry.
             (self.since_read, self.now) = (0, self.known.time.load(Ordering::Relaxed));
         }
+        // A removal of a list element would move the index of all elements behind it, so it is replaced.
         let decision = match aging.kind {
             StateKind::List if rest.is_empty() || value == REMOVED => return CompactionDecision::Keep,
             StateKind::List => CompactionDecision::Change(REMOVED),

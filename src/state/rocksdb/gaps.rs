@@ -55,6 +55,8 @@ impl Gaps {
     /// Notes that there is an entry at `key` now.
     pub(super) fn written(&mut self, key: &[u8]) {
         let Some((from, end)) = self.next(key).filter(|(from, _)| *from <= key) else { return };
+        // A write cuts the gap in two. Only the part before it is kept, or the part behind it if there is none before.
+        // To forget the other part costs only time.
         let (is_first, end, behind) = (from == key, end.to_vec(), successor(key));
         let gap = self.by_end.remove(&end).expect("it was found by this end");
         if !is_first {
@@ -69,6 +71,8 @@ impl Gaps {
         if self.by_end.is_empty() {
             return;
         }
+        // Ends are exclusive: a gap that ends at `key` grows to include it. It may now touch the next gap, so it is
+        // noted anew.
         if let Some(Gap { from, dead }) = self.by_end.remove(key) {
             self.found(&from, &successor(key), dead + 1);
             return;

@@ -28,6 +28,7 @@ pub(super) fn copy(
     states: &StateIds,
     shards: &[Shard],
 ) -> Result<(), StateError> {
+    // The source is a database of its own until this returns. Its folder, and so the image, goes with it.
     let source = Shard::adopt(resources, image, None)?;
     let same = states.iter().all(|(there, here)| there == here);
     for shard in shards.iter().filter(|shard| shard.key_groups.overlaps(source.key_groups)) {
@@ -50,6 +51,7 @@ fn ingest(resources: &Resources, source: &Shard, states: &StateIds, into: &Shard
         if !states.contains_key(&key::head(key)?.state) {
             return Ok(ControlFlow::Continue(()));
         }
+        // The scan is in order of keys, so the entries of a file ascend, and the files do not overlap.
         if open.as_ref().is_some_and(|(writer, _)| writer.file_size() >= INGEST_BYTES as u64) {
             finish(&mut open, into)?;
         }
@@ -71,6 +73,7 @@ fn ingest(resources: &Resources, source: &Shard, states: &StateIds, into: &Shard
 fn finish(open: &mut Option<(SstFileWriter<'_>, std::path::PathBuf)>, into: &Shard) -> Result<(), StateError> {
     let Some((mut writer, path)) = open.take() else { return Ok(()) };
     writer.finish().map_err(local)?;
+    // Ordering: the writer lets go of the file before the database takes it over.
     drop(writer);
     into.ingest(&path)
 }
@@ -114,6 +117,7 @@ pub(super) fn read(
     source.scan_range(&from, Some(to), &mut |key, value| {
         let head = key::head(key)?;
         let kind = kind(head.state);
+        // Timers come first, because their keys have another layout: `parse` would misread them.
         if kind == Some(StateKind::Timer) {
             let timer = key::parse_timer(head.rest)?;
             let key::Head { key_group, state, .. } = head;
@@ -128,6 +132,7 @@ pub(super) fn read(
             Some(StateKind::Map) => Action::MapPut { map_key: rest, value },
             Some(StateKind::List) => match key::index(rest)? {
                 Some(index) => Action::ListPut { index, element: value },
+                // This is the record of the list's length, which the elements bring back by themselves.
                 None => return Ok(ControlFlow::Continue(())),
             },
         };

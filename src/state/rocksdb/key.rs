@@ -87,6 +87,7 @@ pub(super) fn push_index(index: u64, out: &mut Vec<u8>) {
 pub(super) fn push_timer(time: i64, key: &[u8], namespace: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&(time.cast_unsigned() ^ SIGN).to_be_bytes());
     for byte in key {
+        // The end is 0 0 and a zero byte is 0 1, so a key sorts before all longer keys that begin with it.
         out.push(*byte);
         if *byte == 0 {
             out.push(1);
@@ -112,6 +113,7 @@ pub(super) fn parse_timer(rest: &[u8]) -> Result<ParsedTimer<'_>, StateError> {
         let zero =
             from + name.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == 0)).ok_or_else(damaged)?;
         let part = name.get(from..zero).ok_or_else(damaged)?;
+        // A key without zero bytes, which is the usual case, is borrowed whole.
         if key.is_empty() && from == 0 {
             key = Cow::Borrowed(part)
         } else {

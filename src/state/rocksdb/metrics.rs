@@ -40,11 +40,15 @@ impl Property {
             let this = self.clone();
             let reading = move || {
                 let value = this.resources.property(this.name);
+                // Ordering: the value, then the flag, then the notice. A scrape that wakes up reads the new value. The
+                // notice cannot be missed: the scrape holds the flag's lock from before this thread starts until it
+                // waits.
                 *this.value.lock() = value;
                 *this.reader.is_reading.lock() = false;
                 this.reader.has_read.notify_all();
             };
             *is_reading = thread::Builder::new().name("rocksdb-property".to_owned()).spawn(reading).is_ok();
+            // Without a thread the flag is down, so this returns at once.
             self.reader.has_read.wait_while_for(&mut is_reading, |is_reading| *is_reading, PATIENCE);
         }
         *self.value.lock()

@@ -52,6 +52,8 @@ fn refusal(name: &str, value: &str) -> Option<String> {
     if name == "compaction_style" && value.contains("FIFO") {
         return Some("this compaction style drops state".to_owned());
     }
+    // Ordering: the form is checked before RocksDB reads the text. A value with a `;` would end here and set another
+    // option, which none of the checks above has seen.
     if !is_one_value(value) {
         return Some("this is not one value; values of several parts stand in braces".to_owned());
     }
@@ -76,6 +78,7 @@ fn is_one_value(value: &str) -> bool {
 }
 
 fn open(text: &str) -> Result<(), rocksdb::Error> {
+    // RocksDB checks some values only when it opens a database, so an empty one is opened in memory.
     let mut options = Options::default().get_options_from_string(text)?;
     options.set_env(&Env::mem_env()?);
     options.create_if_missing(true);

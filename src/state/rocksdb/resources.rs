@@ -76,6 +76,7 @@ impl Resources {
         let shared =
             Shared { options, cache, memtables, env, folders, open: Mutex::default(), expired: Arc::default() };
         let resources = Self(Arc::new(shared));
+        // These are made for their error alone: a wrong option stops the daemon at its start, not at its first backend.
         resources.database_options()?;
         Ok(resources)
     }
@@ -116,6 +117,8 @@ impl Resources {
         let shared = &*self.0;
         let limit = shared.memtables.get_buffer_size();
         let is_over = || shared.memtables.get_usage() > limit + limit / 2;
+        // Without a memtable on its way to disk there is nothing to wait for. The wait is bounded, since memory is
+        // shared by all databases, and the flush of another one may hang.
         let mut waited = Duration::ZERO;
         while waited < FLUSH_WAIT && is_over() && self.property("num-immutable-mem-table") > 0 {
             thread::sleep(FLUSH_POLL);
@@ -127,6 +130,8 @@ impl Resources {
     /// the value itself.
     #[must_use]
     pub fn property(&self, name: &str) -> u64 {
+        // The lock is let go before any property is read: a database may hold its own lock as long as its disk hangs,
+        // and `opened` must not wait for it.
         let open: Vec<Arc<DB>> = self.0.open.lock().iter().filter_map(Weak::upgrade).collect();
         let values = open.iter().filter_map(|db| db.property_int_value(&format!("rocksdb.{name}")).ok().flatten());
         if name.starts_with("block-cache-") { values.max().unwrap_or(0) } else { values.sum() }

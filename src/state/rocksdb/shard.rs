@@ -112,10 +112,12 @@ impl Shard {
         let path = image.folder.path().join(DATABASE);
         std::fs::create_dir(&path)?;
         for file in &image.files {
+            // All of this is in one folder, so no file is copied.
             std::fs::rename(image.path(file), path.join(&file.name))?;
         }
         let manifest = image.files.iter().find(|file| file.name.starts_with(MANIFEST));
         let manifest = manifest.ok_or(StateError::Undecodable("an image without manifest"))?;
+        // The file says no more than the name of the manifest, so images do not have it.
         std::fs::write(path.join(CURRENT), format!("{}\n", manifest.name))?;
         Self::open(resources, image.key_groups, image.folder, expiry)
     }
@@ -165,6 +167,7 @@ impl Shard {
     pub(super) fn clear(&self, prefix: &[u8]) -> Result<(), StateError> {
         let mut keys: Vec<Vec<u8>> = vec![];
         self.scan(prefix, prefix, &mut |key, _| {
+            // One key above the bound is read, which tells that there are too many.
             keys.push(key.to_vec());
             Ok(if keys.len() > RANGE_CLEAR_ENTRIES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -173,10 +176,13 @@ impl Shard {
             return Ok(());
         }
         let end = key::behind(prefix).ok_or(StateError::Undecodable("a key without key group"))?;
+        // Ordering: this tombstone goes past the buffer, straight to the database. That is safe only with no write of
+        // the prefix in the buffer: such a write would be passed on later, and come back to life above the tombstone.
         // The scan has already passed on the buffered writes of this prefix.
         let mut batch = WriteBatch::default();
         batch.delete_range(prefix, &end);
         self.db.write_opt(batch, &self.writes).map_err(local)?;
+        // A range tombstone was not counted entry by entry. It is worth a gap, no more.
         self.gaps.borrow_mut().found(prefix, &end, gaps::WORTH);
         Ok(())
     }
@@ -184,6 +190,7 @@ impl Shard {
     /// Calls `read` with every entry whose key begins with `prefix` and is at or after `from`, in order, until it
     /// breaks off.
     pub(super) fn scan(&self, prefix: &[u8], from: &[u8], read: ReadEntry<'_>) -> Result<(), StateError> {
+        // Only writes under this prefix matter. Others stay in the buffer, where they may still be overwritten.
         if self.buffers(prefix) {
             self.hand_on()?;
         }
@@ -203,6 +210,7 @@ impl Shard {
                 let mut dead = vec![];
                 let scanned =
                     reader.scan_watched(&from, until, read, &mut |from, to, count| dead.push((from, to, count)));
+                // Gaps that were met before the scan broke off or failed are gaps all the same.
                 let mut gaps = self.gaps.borrow_mut();
                 dead.iter().for_each(|(from, to, count)| gaps.found(from, to, *count));
                 if scanned?.is_break() {
@@ -229,6 +237,8 @@ impl Shard {
             if from >= end {
                 return Ok(());
             }
+            // Only the tombstones of this seek count. A seek that ended because the disk fails proves no gap, so its
+            // status is asked first.
             let before = watch.tombstones();
             entries.seek(&from);
             if !entries.valid() {
@@ -283,6 +293,8 @@ impl Shard {
     /// Links the files that contain everything written so far.
     pub(super) fn image(&self) -> Result<LocalImage, StateError> {
         self.hand_on()?;
+        // Ordering: the buffer goes to the database first (above), or the image would lack its writes. Then RocksDB
+        // flushes its memtables before it links files, since there is no write-ahead log that could stand in for them.
         let folder = self.folder.sibling()?;
         // RocksDB makes the folder itself, so it must not exist.
         let path = folder.path().join("image");
@@ -294,6 +306,7 @@ impl Shard {
             if name.ends_with(TABLE) || name.starts_with(MANIFEST) {
                 let bytes = entry.metadata()?.len();
                 std::fs::rename(entry.path(), folder.path().join(&name))?;
+                // RocksDB goes on writing the manifest, so the next image has other bytes under its name.
                 let is_immutable = name.ends_with(TABLE);
                 files.push(ImageFile { name, bytes, is_immutable });
             }
@@ -306,6 +319,10 @@ impl Shard {
 
     /// Adds a file of sorted entries, which override existing ones.
     pub(super) fn ingest(&self, file: &std::path::Path) -> Result<(), StateError> {
+        // Ordering 1: buffered writes go to the database first. If they came behind the file, they would override its
+        // entries.
+        // Ordering 2: the gaps are forgotten before the file comes. If that fails half-way, no gap hides an entry of
+        // the file.
         self.hand_on()?;
         let mut options = rocksdb::IngestExternalFileOptions::default();
         options.set_move_files(true);
@@ -379,6 +396,8 @@ impl Reader {
             behind.clear();
             behind.extend_from_slice(key);
             behind.push(0);
+            // Ordering: the count is taken before the step, so the tombstones of the step count for the stretch that it
+            // crosses.
             before = now;
             entries.next();
         }

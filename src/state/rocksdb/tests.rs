@@ -50,12 +50,26 @@ fn backend(home: &Home, key_groups: KeyGroupRange) -> RocksDbBackend {
     backend
 }
 
-fn at(state: StateId, key: u32) -> (StateId, KeyGroup, [u8; 4]) {
-    (state, KeyGroup(u16::try_from(key % 128).unwrap()), key.to_be_bytes())
+/// An address in the void namespace that owns its key.
+#[derive(Clone, Copy)]
+struct Spot {
+    state: StateId,
+    key_group: KeyGroup,
+    key: [u8; 4],
 }
 
-fn apply(backend: &mut RocksDbBackend, (state, key_group, key): (StateId, KeyGroup, [u8; 4]), action: Action<'_>) {
-    backend.apply(&Change { at: Address { state, key_group, key: &key, namespace: b"" }, action }).unwrap();
+impl Spot {
+    fn address(&self) -> Address<'_> {
+        Address { state: self.state, key_group: self.key_group, key: &self.key, namespace: b"" }
+    }
+}
+
+fn at(state: StateId, key: u32) -> Spot {
+    Spot { state, key_group: KeyGroup(u16::try_from(key % 128).unwrap()), key: key.to_be_bytes() }
+}
+
+fn apply(backend: &mut RocksDbBackend, spot: Spot, action: Action<'_>) {
+    backend.apply(&Change { at: spot.address(), action }).unwrap();
 }
 
 fn fill(backend: &mut RocksDbBackend, keys: impl Iterator<Item = u32>) {
@@ -357,9 +371,9 @@ fn compactions_leave_out_what_was_expired_at_the_last_batch() {
     assert_eq!(contents(&backend).len(), all.len() - 3);
     assert_eq!(expired(), 5);
     let elements = |backend: &RocksDbBackend| {
-        let (state, key_group, key) = at(LIST, 3);
+        let spot = at(LIST, 3);
         let (mut elements, limit) = (vec![], PageLimit { entries: 10, bytes: 1_000 });
-        let at = Address { state, key_group, key: &key, namespace: b"" };
+        let at = spot.address();
         backend.list_page(at, 0, limit, &mut |element| elements.push(element.to_vec())).unwrap();
         assert_eq!(backend.len(at).unwrap(), elements.len() as u64);
         elements
@@ -439,14 +453,14 @@ fn churned(churn: impl Fn(&mut RocksDbBackend, u32)) {
     for round in 0..20 {
         churn(&mut backend, round);
         let read = || {
-            let place = |(state, key_group, _)| Address { state, key_group, key: &[0, 0, 0, 2], namespace: b"" };
+            let (map, list) = (at(MAP, 2), at(LIST, 2));
             let (mut entries, mut elements, mut names) = (0, 0, 0);
-            backend.map_page(place(at(MAP, 2)), MapKeys::default(), first, &mut |_, _| entries += 1).unwrap();
-            backend.list_page(place(at(LIST, 2)), 0, first, &mut |_| elements += 1).unwrap();
+            backend.map_page(map.address(), MapKeys::default(), first, &mut |_, _| entries += 1).unwrap();
+            backend.list_page(list.address(), 0, first, &mut |_| elements += 1).unwrap();
             for group in range(0, 31).iter() {
                 backend.name_page(VALUE, group, None, first, &mut |_, _| names += 1).unwrap();
             }
-            assert_eq!((entries, elements, names, backend.len(place(at(MAP, 2))).unwrap()), (1, 0, 1, 1));
+            assert_eq!((entries, elements, names, backend.len(map.address()).unwrap()), (1, 0, 1, 1));
         };
         read();
         let walked = walked(read);
@@ -464,12 +478,12 @@ fn queues_are_read_without_walking_over_what_left_them() {
     churned(|backend, round| {
         for (index, map_key) in (0..).zip(keys(round)) {
             apply(backend, at(MAP, 2), Action::MapPut { map_key: &map_key, value: b"value" });
-            apply(backend, (VALUE, KeyGroup(2), map_key), Action::Put(b"value"));
+            apply(backend, Spot { state: VALUE, key_group: KeyGroup(2), key: map_key }, Action::Put(b"value"));
             apply(backend, at(LIST, 2), Action::ListPut { index, element: b"element" });
         }
         for map_key in keys(round) {
             apply(backend, at(MAP, 2), Action::MapRemove { map_key: &map_key });
-            apply(backend, (VALUE, KeyGroup(2), map_key), Action::Clear);
+            apply(backend, Spot { state: VALUE, key_group: KeyGroup(2), key: map_key }, Action::Clear);
         }
         apply(backend, at(LIST, 2), Action::Clear);
     });
@@ -480,11 +494,11 @@ fn stacks_are_read_without_walking_over_what_left_them() {
     churned(|backend, _| {
         for map_key in keys(0) {
             apply(backend, at(MAP, 2), Action::MapPut { map_key: &map_key, value: b"value" });
-            apply(backend, (VALUE, KeyGroup(2), map_key), Action::Put(b"value"));
+            apply(backend, Spot { state: VALUE, key_group: KeyGroup(2), key: map_key }, Action::Put(b"value"));
         }
         for map_key in keys(0).rev() {
             apply(backend, at(MAP, 2), Action::MapRemove { map_key: &map_key });
-            apply(backend, (VALUE, KeyGroup(2), map_key), Action::Clear);
+            apply(backend, Spot { state: VALUE, key_group: KeyGroup(2), key: map_key }, Action::Clear);
         }
     });
 }

@@ -77,6 +77,7 @@ impl Timers {
     /// Notes that a timer was added or removed; `row` is the rest of its key.
     fn note(&mut self, timer: TimerRef<'_>, row: &[u8], is_there: bool) {
         match self {
+            // The rows tell, once they are read.
             Self::Heap(None) => {}
             Self::Heap(Some(heap)) => heap.note(timer, is_there),
             Self::Disk(disk) => disk.note(timer.key_group, row, is_there),
@@ -86,12 +87,13 @@ impl Timers {
     fn page(
         &mut self,
         rows: Rows<'_>,
-        (after, up_to): (Option<TimerRef<'_>>, i64),
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
         match self {
-            Self::Disk(disk) => disk.page(rows, (after, up_to), limit, read),
+            Self::Disk(disk) => disk.page(rows, after, up_to, limit, read),
             Self::Heap(heap) => {
                 let heap = match heap {
                     Some(heap) => heap,
@@ -116,6 +118,7 @@ impl Heap {
     }
 
     fn note(&mut self, timer: TimerRef<'_>, is_there: bool) {
+        // The bytes change only if the index does: a timer may be set or removed twice.
         let name: Arc<[u8]> = Name::new(timer.key, timer.namespace).block(&[]).into();
         let bytes = (name.len() + NAME_BYTES) as u64;
         if is_there {
@@ -179,6 +182,8 @@ impl RocksDbBackend {
         let position = self.position(change.at)?;
         let Self { shards, timers, key: entry, .. } = self;
         let shard = shards.get(position).expect("the shards cover the range");
+        // Ordering: the row is written before the order in memory learns of it. Both happen in one call, and nothing in
+        // between can fail.
         entry.clear();
         key::state_prefix(key_group, state, entry);
         let prefix = entry.len();
@@ -207,19 +212,21 @@ impl RocksDbBackend {
     pub(super) fn page_of_timers(
         &self,
         state: StateId,
-        bounds: (Option<TimerRef<'_>>, i64),
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
         self.expect_timers(state)?;
         let Some(timers) = self.timers.get(&state) else { return Ok(false) };
-        timers.borrow_mut().page(self.rows(state), bounds, limit, read)
+        timers.borrow_mut().page(self.rows(state), after, up_to, limit, read)
     }
 
     /// As [`StateBackend::timer_count`](crate::state::StateBackend::timer_count): from an index in memory, or else by
     /// reading all rows.
     pub(super) fn count_of_timers(&self, state: StateId) -> Result<u64, StateError> {
         self.expect_timers(state)?;
+        // An index that was not read yet is not read for its count alone: rows can be counted without memory.
         if let Some(Timers::Heap(Some(heap))) = self.timers.get(&state).map(|timers| timers.borrow()).as_deref() {
             return Ok(heap.index.len());
         }
@@ -249,11 +256,13 @@ impl RocksDbBackend {
     /// keeps the first names behind `after`.
     pub(super) fn names_of_timers(
         &self,
-        (state, key_group): (StateId, KeyGroup),
+        state: StateId,
+        key_group: KeyGroup,
         after: Option<(&[u8], &[u8])>,
         limit: PageLimit,
         read: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool, StateError> {
+        // This refuses a foreign key group, whose rows would be looked for in the wrong shard.
         self.position(Address { state, key_group, key: &[], namespace: &[] })?;
         let rank = |key: &[u8], namespace: &[u8]| {
             let mut rank = vec![];

@@ -67,6 +67,7 @@ impl Journal {
             _ => 0,
         };
         let most = HEAD_BYTES + CHANGE_BYTES + at.key.len() + at.namespace.len() + value;
+        // `most` is above the length of the record, so the block never grows by itself, which would copy all of it.
         let fits = self.blocks.back().is_some_and(|block| block.capacity() - block.len() >= most);
         if !fits {
             let doubled = self.blocks.back().map_or(FIRST_BLOCK_BYTES, |last| 2 * last.capacity());
@@ -103,6 +104,7 @@ impl Journal {
             block.clear();
             spare.push(block);
         }
+        // With blocks left the journal does not count as empty, so its layer goes to the garbage, which others free.
         if self.blocks.is_empty() {
             self.bytes = 0;
         }
@@ -136,6 +138,7 @@ impl Journal {
                 rest = record.as_ref().ok().and_then(|record| rest.get(record.bytes..)).unwrap_or_default();
                 Some(record)
             });
+            // A record tells its length at its beginning. So a block is read forwards, and then undone backwards.
             let records: Vec<Record<'_>> = records.collect::<Result<_, _>>()?;
             for Record { change, .. } in records.iter().rev() {
                 live.apply(change)?;
@@ -212,6 +215,8 @@ impl Undo {
                 _ => break,
             }
         }
+        // Ordering: the clear is the last record, so it is undone first: the map is emptied, and then the old entries
+        // come back. In the other order, the clear would remove them.
         // The map had no other entries, so entries that are added later have to be removed.
         self.push(StateKind::Map, at, Action::Clear);
         Ok(())
@@ -261,6 +266,8 @@ impl Layer {
                 namespace: change.at.namespace.into(),
                 old: old(is_map, change.action),
             });
+            // Ordering: records are moved from the oldest on, and `add` keeps an entry's first one. That is the
+            // contents at the mark.
             add(&mut cell.old, change.action);
             self.bytes = self.bytes - before + cell.bytes(id.len());
             self.journal.pop(bytes);
@@ -280,6 +287,7 @@ fn old(is_map: bool, undoing: Action<'_>) -> Old {
 
 /// Adds the content of a record to a cell, except where an older record has told it.
 fn add(old: &mut Old, undoing: Action<'_>) {
+    // Once a map is whole, a later record is of an entry that came after the map was cleared.
     match (old, undoing) {
         (Old::Map(map), Action::Clear) => map.is_whole = true,
         (Old::Map(map), Action::MapPut { map_key, value }) if !map.is_whole => {

@@ -21,6 +21,7 @@ impl Undo {
         if self.is_lazy && self.journal(live, kind, change)? {
             return Ok(());
         }
+        // This scratch memory is put back below before any error is returned.
         let mut id = mem::take(&mut self.id);
         put_id(live, change.at, &mut id);
         let cell = Place { id: &id, at: change.at };
@@ -46,6 +47,8 @@ impl Undo {
 
     /// The records of a cell since the newest open mark.
     pub(super) fn recent<'a>(&'a self, id: &'a [u8]) -> impl Iterator<Item = &'a Old> {
+        // A record made since the newest open mark serves this mark too, in a closed layer as well. Records before it
+        // are of an older moment and say nothing about this one.
         let newest = self.layers.iter().rposition(|layer| layer.is_open).unwrap_or(0);
         self.layers.range(newest..).filter_map(|layer| layer.cells.get(id)).map(|cell| &cell.old)
     }
@@ -104,11 +107,14 @@ impl Undo {
             })?;
             let last = page.last().map(|(key, _)| key.to_vec());
             for (map_key, value) in page {
+                // An entry that has a record has changed since the mark: the record is the old contents, the page is
+                // not.
                 if !self.has_entry(cell, &map_key) {
                     self.note_entry(cell, &map_key, Some(value));
                 }
             }
             self.keep_to_limit();
+            // The limit has dropped the last mark, so nobody needs the rest.
             if !self.is_recording() {
                 return Ok(());
             }
@@ -120,6 +126,8 @@ impl Undo {
                 _ => break,
             }
         }
+        // Ordering: whole only behind the last page. A map that says so hides the live entries without a record, so an
+        // error half-way must not leave it behind.
         self.note(cell, Old::Map(OldMap::default()), |recorded| {
             if let Old::Map(map) = recorded {
                 map.is_whole = true;
@@ -157,6 +165,7 @@ impl Undo {
 
     fn record_element(&mut self, live: &dyn StateBackend, cell: Place<'_>, index: u64) -> Result<(), StateError> {
         let length = self.record_length(live, cell)?;
+        // An element behind the recorded length did not exist at the mark, as the length tells.
         if index >= length || self.has_element(cell, index) {
             return Ok(());
         }
@@ -190,6 +199,7 @@ impl Undo {
             }
             from = next;
         }
+        // Ordering: whole only behind the last page, as for a map.
         if self.is_recording() {
             self.note(cell, Old::List(OldList::new(length)), |recorded| {
                 if let Old::List(list) = recorded {
@@ -239,6 +249,7 @@ impl Layer {
                 continue;
             };
             self.bytes -= own.bytes(id_bytes);
+            // The own record of an entry is older, so it stays, and only entries without one are taken over.
             let is_empty = own.old.take_from(&mut first.get_mut().old, left);
             self.bytes += own.bytes(id_bytes);
             later.bytes -= bytes;

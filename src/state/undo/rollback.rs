@@ -34,21 +34,26 @@ impl Undo {
         let Some(at) = self.position(mark) else { return Ok(false) };
         let layers: Vec<Layer> = self.layers.split_off(at).into();
         self.bytes -= layers.iter().map(|layer| layer.bytes).sum::<u64>();
+        // The mark is opened again for the contents that are about to come back. The changes below go to `live`
+        // directly and are not recorded: what they overwrite is not needed any more.
         self.mark(mark);
         if self.is_lazy {
             for layer in layers.iter().rev() {
+                // Ordering: layers from the newest to the oldest, and in each the journal before the cells, which are
+                // older. The oldest record of an entry has the last word, and that is its contents at the mark.
                 layer.journal.roll_back(live, log)?;
                 for (id, cell) in layer.cells.iter().filter(|(_, cell)| !cell.is_list()) {
-                    restore(live, log, slice::from_ref(layer), (id, cell))?;
+                    restore(live, log, slice::from_ref(layer), id, cell)?;
                 }
             }
         }
         for (index, layer) in layers.iter().enumerate() {
             let (older, from_here) = layers.split_at(index);
             let is_first = |id: &[u8]| !older.iter().any(|older| older.cells.contains_key(id));
+            // Journals have no lists, so lists come back from cells in either mode.
             let is_left = |cell: &Cell| !self.is_lazy || cell.is_list();
             for (id, cell) in layer.cells.iter().filter(|(id, cell)| is_left(cell) && is_first(id)) {
-                restore(live, log, from_here, (id, cell))?;
+                restore(live, log, from_here, id, cell)?;
             }
         }
         self.garbage.extend(layers);
@@ -62,12 +67,13 @@ impl Cell {
     }
 }
 
-/// Restores one cell from the layers that may have it.
+/// Restores one cell with the identity `id` from the layers that may have it.
 fn restore(
     live: &mut dyn StateBackend,
     log: &mut dyn FnMut(&Change<'_>),
     layers: &[Layer],
-    (id, cell): (&[u8], &Cell),
+    id: &[u8],
+    cell: &Cell,
 ) -> Result<(), StateError> {
     let (state, key_group) = place(id);
     let at = Address { state, key_group, key: &cell.key, namespace: &cell.namespace };
@@ -79,6 +85,8 @@ fn restore(
             let maps = olds().filter_map(|old| if let Old::Map(map) = old { Some(map) } else { None });
             let mut maps: Vec<_> = maps.collect();
             if let Some(whole) = maps.iter().position(|map| map.is_whole) {
+                // A whole record has every entry that the map had then. Later records are of entries that came after a
+                // clear.
                 maps.truncate(whole + 1);
                 restoring.clear_map()?;
             }
@@ -92,11 +100,14 @@ fn restore(
         }
         Old::List(list) => {
             let mut old: Vec<Vec<u8>> = vec![];
+            // Ordering: the old list is read whole before the first change. The view reads elements without a record
+            // from `live`.
             let view = View::new(&mut *live, layers.iter().collect());
             view.list_page(at, 0, ALL, &mut |element| old.push(element.to_vec()))?;
             let is_changed =
                 |index: &u64| olds().any(|old| matches!(old, Old::List(list) if list.elements.contains_key(index)));
             let mut restoring = Restoring { live, log, at };
+            // There is no change that shortens a list, so one of another length is written again from its beginning.
             let is_as_long = restoring.live.len(at)? == list.length;
             if !is_as_long {
                 restoring.clear_list()?;

@@ -6,7 +6,11 @@ use std::{
     ops::Bound::{Excluded, Included, Unbounded},
 };
 
-use super::{Address, Blob, ENTRY_BYTES, Layer, Old, OldMap, Undo, record::Place, view::LIVE_PAGE};
+use super::{
+    Address, Blob, ENTRY_BYTES, Layer, Old, OldMap, Undo,
+    record::Place,
+    view::{LIVE_PAGE, View},
+};
 use crate::{
     state::{PageLimit, StateBackend, StateError, TimerRef, page::Page},
     types::{KeyGroup, StateId},
@@ -105,6 +109,7 @@ pub(super) fn count(live: &dyn StateBackend, at: Address<'_>, recorded: &[&OldMa
         let (older, _) = recorded.split_at(index);
         for (entry, old) in &timers.entries {
             if !older.iter().any(|older| older.entries.contains_key(entry)) {
+                // A timer that is set now is in `count` already, so the difference is not below 0.
                 count = count + u64::from(old.is_some()) - u64::from(live.timer(at, time(entry))?);
             }
         }
@@ -112,45 +117,54 @@ pub(super) fn count(live: &dyn StateBackend, at: Address<'_>, recorded: &[&OldMa
     Ok(count)
 }
 
-/// As [`StateBackend::timer_page`], for the state of `live` before the changes recorded in `layers`, oldest first.
-pub(super) fn page(
-    (live, layers): (&dyn StateBackend, &[&Layer]),
-    (state, after, up_to): (StateId, Option<TimerRef<'_>>, i64),
-    limit: PageLimit,
-    read: &mut dyn FnMut(TimerRef<'_>),
-) -> Result<bool, StateError> {
-    let first = TimerRef { time: i64::MIN, key: &[], namespace: &[], key_group: KeyGroup(0) };
-    let mut last = after.map(|after| OldTimer::new(state, after));
-    let mut position = last.clone().map_or_else(|| Included(OldTimer::new(state, first)), Excluded);
-    let (mut ahead, mut more): (VecDeque<OldTimer>, bool) = (VecDeque::new(), true);
-    let mut page = Page::new(limit);
-    loop {
-        if ahead.is_empty() && more {
-            let read = &mut |timer: TimerRef<'_>| ahead.push_back(OldTimer::new(state, timer));
-            more = live.timer_page(state, last.as_ref().map(OldTimer::timer), up_to, LIVE_PAGE, read)?;
-            last = ahead.back().cloned().or(last);
-        }
-        // Of equal timers, the oldest record counts.
-        let nexts = layers.iter().filter_map(|layer| layer.timers.range((position.as_ref(), Unbounded)).next());
-        let nexts = nexts.filter(|(timer, _)| timer.state == state && timer.time <= up_to);
-        let recorded = nexts.min_by(|(a, _), (b, _)| a.cmp(b));
-        let is_live = match (ahead.front(), recorded) {
-            (None, None) => return Ok(false),
-            (Some(live), Some((recorded, _))) => live < recorded,
-            (front, _) => front.is_some(),
-        };
-        let timer = match recorded {
-            Some((timer, was_there)) if !is_live => {
-                position = Excluded(timer.clone());
-                ahead.pop_front_if(|live| live == timer);
-                was_there.then(|| timer.clone())
+impl View<'_> {
+    /// As [`StateBackend::timer_page`], at the mark of the view.
+    pub(super) fn page_of_timers(
+        &self,
+        state: StateId,
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
+        limit: PageLimit,
+        read: &mut dyn FnMut(TimerRef<'_>),
+    ) -> Result<bool, StateError> {
+        let first = TimerRef { time: i64::MIN, key: &[], namespace: &[], key_group: KeyGroup(0) };
+        let mut last = after.map(|after| OldTimer::new(state, after));
+        let mut position = last.clone().map_or_else(|| Included(OldTimer::new(state, first)), Excluded);
+        let (mut ahead, mut more): (VecDeque<OldTimer>, bool) = (VecDeque::new(), true);
+        let mut page = Page::new(limit);
+        loop {
+            // Live timers are read ahead whenever there are none left. So a recorded timer never overtakes a live one
+            // that is still unread.
+            if ahead.is_empty() && more {
+                let read = &mut |timer: TimerRef<'_>| ahead.push_back(OldTimer::new(state, timer));
+                more = self.live.timer_page(state, last.as_ref().map(OldTimer::timer), up_to, LIVE_PAGE, read)?;
+                last = ahead.back().cloned().or(last);
             }
-            _ => ahead.pop_front(),
-        };
-        let Some(timer) = timer else { continue };
-        if !page.takes(timer.timer().page_bytes()) {
-            return Ok(true);
+            // Of equal timers, the oldest record counts.
+            let nexts =
+                self.layers.iter().filter_map(|layer| layer.timers.range((position.as_ref(), Unbounded)).next());
+            let nexts = nexts.filter(|(timer, _)| timer.state == state && timer.time <= up_to);
+            let recorded = nexts.min_by(|(a, _), (b, _)| a.cmp(b));
+            let is_live = match (ahead.front(), recorded) {
+                (None, None) => return Ok(false),
+                (Some(live), Some((recorded, _))) => live < recorded,
+                (front, _) => front.is_some(),
+            };
+            let timer = match recorded {
+                Some((timer, was_there)) if !is_live => {
+                    // A record stands for its timer in all layers and in `live`: both go on behind it, whether or not
+                    // it was set.
+                    position = Excluded(timer.clone());
+                    ahead.pop_front_if(|live| live == timer);
+                    was_there.then(|| timer.clone())
+                }
+                _ => ahead.pop_front(),
+            };
+            let Some(timer) = timer else { continue };
+            if !page.takes(timer.timer().page_bytes()) {
+                return Ok(true);
+            }
+            read(timer.timer());
         }
-        read(timer.timer());
     }
 }

@@ -18,9 +18,9 @@ pub(super) const LIVE_PAGE: PageLimit = PageLimit { entries: 256, bytes: 64 << 1
 /// A backend as it was at a mark; for reads only. A read takes as long as the backend's, plus the records between the
 /// ends of its page.
 pub struct View<'a> {
-    live: &'a mut dyn StateBackend,
+    pub(super) live: &'a mut dyn StateBackend,
     /// The layers from the mark on, oldest first.
-    layers: Vec<&'a Layer>,
+    pub(super) layers: Vec<&'a Layer>,
 }
 
 /// Live map entries, or names, that were not returned yet.
@@ -96,6 +96,8 @@ impl<'a> View<'a> {
         let mut live: Live<(Vec<u8>, Vec<u8>)> = Live::new(maps.last().is_none_or(|map| !map.is_whole));
         let (mut next, mut position) = (keys.first().to_vec(), Included(keys.first()));
         loop {
+            // Live entries are read whenever there are none left. So a recorded entry never overtakes a live one that
+            // is still unread.
             if live.page.is_empty() && live.more {
                 let read = &mut |key: &[u8], value: &[u8]| live.page.push_back((key.to_vec(), value.to_vec()));
                 live.more = self.live.map_page(at, MapKeys { from: &next, ..keys }, LIVE_PAGE, read)?;
@@ -117,6 +119,7 @@ impl<'a> View<'a> {
             } else {
                 let Some((map_key, old)) = recorded else { continue };
                 position = Excluded(map_key);
+                // The record stands for the live entry, whether or not the entry existed at the mark.
                 live.page.pop_front_if(|(key, _)| key[..] == map_key[..]);
                 old.as_ref().is_none_or(|value| visit(map_key, value))
             };
@@ -138,6 +141,7 @@ impl<'a> View<'a> {
                 }
                 count += u64::from(old.is_some());
                 if !is_whole {
+                    // An entry that exists now is in `count` already, so the difference is not below 0.
                     self.live.map_value(at, map_key, &mut |stored| count -= u64::from(stored.is_some()))?;
                 }
             }
@@ -227,6 +231,7 @@ impl StateBackend for View<'_> {
         let mut live_from = from;
         for index in from..length {
             let recorded = lists.iter().find_map(|list| list.elements.get(&index));
+            // Pages are read only where an element has no record: behind a shortened list there may be nothing to read.
             if live_from + live.len() as u64 <= index && recorded.is_none() {
                 (live_from, live) = (index, VecDeque::new());
                 self.live.list_page(at, index, LIVE_PAGE, &mut |element| live.push_back(element.to_vec()))?;
@@ -256,7 +261,7 @@ impl StateBackend for View<'_> {
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
-        timers::page((self.live, &self.layers), (state, after, up_to), limit, read)
+        self.page_of_timers(state, after, up_to, limit, read)
     }
 
     fn len(&self, at: Address<'_>) -> Result<u64, StateError> {
@@ -312,6 +317,7 @@ impl StateBackend for View<'_> {
                 position = id.to_vec();
                 live.page.pop_front_if(|(live, ..)| live[..] == id[..]);
                 let (key, namespace) = (&cell.key[..], &cell.namespace[..]);
+                // A name has a record also if its first entry came after the mark. Then it had none at the mark.
                 if self.exists(Address { state, key_group, key, namespace })? {
                     if !page.takes(key.len() + namespace.len()) {
                         return Ok(true);

@@ -70,6 +70,7 @@ impl Input {
         for entry in walkdir::WalkDir::new(path).follow_links(true).sort_by_file_name() {
             let entry = match entry {
                 Ok(entry) => entry,
+                // The path itself cannot be read, so nothing is found, as told below.
                 Err(error) if error.depth() == 0 => break,
                 Err(error) => {
                     return Err(InputFault::Unreadable { name: path.display().to_string(), source: error.into() });
@@ -171,6 +172,7 @@ impl ChunkReader for File {
 
 impl Stored {
     fn read(&self, from: u64, to: u64) -> Result<Bytes, crate::object::StoreError> {
+        // The Parquet library is synchronous, so this thread waits, and its other tasks move to another one.
         tasks::blocking(|| Handle::current().block_on(self.store.get_range(&self.path, from..to, retry())))
     }
 }

@@ -82,6 +82,7 @@ impl Sorted {
         states: &States,
         name: impl Fn(Origin) -> &'n str,
     ) -> Result<(), (Origin, String)> {
+        // Two equal rows are a fault, so their order does not matter.
         self.0.sort_unstable_by(|one, other| one.order().cmp(&other.order()));
         let mut before: Option<&Held> = None;
         for held in &self.0 {

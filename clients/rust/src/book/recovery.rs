@@ -42,6 +42,9 @@ impl Book {
         };
         let mut behind = self.sent.split_off(position);
         let failed = behind.pop_front();
+        // Ordering: three things are put in front of the queue, the last one first: the items behind the failed batch,
+        // the halves of it, and the Resume. So the daemon reads the Resume first, and the order of the task is kept.
+        // Without the Resume in front, it would refuse the others.
         self.put_back(behind);
         self.next = first_failed;
         if let Some(Sent::Batch(_, failed)) = failed {
@@ -56,6 +59,7 @@ impl Book {
     /// Rejects a batch. A batch with the operations of several callers is halved and tried again, so that in the end
     /// only the faulty operation fails.
     fn reject_or_split(&mut self, failed: Outgoing, error: &ClientError) -> Result<(), ClientError> {
+        // Reads that are sent again keep the indexes of their first batch, and are not divided.
         let Outgoing { sealed, waiter: Some(Waiter::Each(mut replies)), again: None, .. } = failed else {
             failed.reject(error);
             return Ok(());
@@ -67,6 +71,7 @@ impl Book {
         let half = replies.len() / 2;
         let (head, tail) = batch::split(&sealed, half)?;
         let later = replies.split_off(half);
+        // The tail is put in front first, so that the head comes before it.
         for (sealed, replies) in [(tail, later), (head, replies)] {
             let item = self.item(Outgoing::shared(sealed, replies));
             self.queue.push_front(item);
@@ -96,8 +101,10 @@ impl Book {
     /// persist requests are sent again.
     pub(crate) fn on_break(&mut self) {
         for (checkpoint_id, pending) in std::mem::take(&mut self.barriers) {
+            // A barrier is not sent again: the daemon may have its checkpoint, and an id is used once.
             let _ = pending.reply.send(Err(ClientError::CheckpointInterrupted { checkpoint_id }));
         }
+        // A halt ends with its stream.
         if matches!(self.queue.front(), Some(Item::Resume(_))) {
             self.queue.pop_front();
         }
@@ -118,8 +125,13 @@ impl Book {
                 self.acknowledged.applied_to, self.next
             )));
         }
+        // Credit is counted for each stream.
         self.granted = started.credit;
         self.used = 0;
+        // Ordering 1: applied batches leave `sent`, or they would be applied twice.
+        // Ordering 2: the others go back to the front of the queue, and numbers begin where the daemon stands.
+        // Ordering 3: reads without an answer go in front of them, from the last to the first, so they end up in their
+        // order.
         self.on_acknowledgement(&Acknowledgement { applied_to, ..Acknowledgement::default() })?;
         let rest = std::mem::take(&mut self.sent);
         self.put_back(rest);

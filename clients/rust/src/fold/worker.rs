@@ -102,6 +102,8 @@ impl<A: Aggregate> Worker<A> {
     pub(super) async fn run(mut self) {
         let mut waiting = Vec::new();
         while self.messages.recv_many(&mut waiting, MAX_ROUND).await > 0 {
+            // Ordering: a round has written its results before the next one reads. Two rounds at once could read the
+            // same accumulator, and the later write would lose the folds of the earlier one.
             self.round(std::mem::take(&mut waiting)).await;
         }
     }
@@ -114,6 +116,7 @@ impl<A: Aggregate> Worker<A> {
             self.fold(task, &mut entries);
             replies.push(reply);
         }
+        // Ordering: callers are told after the write. A fold that was only computed may still fail.
         let failed = self.write(&entries).await;
         for (reply, addresses) in replies.into_iter().zip(addresses) {
             let groups = addresses.iter().filter_map(|address| entries.get(address)).map(|entry| entry.group);
@@ -124,6 +127,7 @@ impl<A: Aggregate> Worker<A> {
 
     /// Reads each accumulator once, in one round trip.
     async fn read(&self, addresses: impl Iterator<Item = Address>) -> Entries<A::Accumulator> {
+        // Inputs of the same place meet in one entry, so each is read and written once.
         let distinct: std::collections::BTreeSet<_> = addresses.collect();
         let reads = distinct.iter().map(|address| address.operation(self.state, OperationKind::Get, &[])).collect();
         let results = self.session.operate_together(reads).await;
@@ -184,6 +188,7 @@ impl<A: Aggregate> Worker<A> {
         for (group, operations) in groups {
             match operations {
                 Err(error) => drop(failed.insert(group, error)),
+                // Only merges make groups of several places. All others share batches.
                 Ok(mut operations) if operations.len() == 1 => {
                     single.push(group);
                     singles.append(&mut operations);
@@ -213,6 +218,7 @@ fn join<T>(entries: &mut Entries<T>, target: &Address, sources: &[Address]) {
     let group_of = |address: &Address| entries.get(address).map(|entry| entry.group);
     let groups: Vec<_> = std::iter::once(target).chain(sources).filter_map(group_of).collect();
     let first = groups.iter().min().copied().unwrap_or_default();
+    // Groups that were joined before come along as a whole.
     for entry in entries.values_mut().filter(|entry| groups.contains(&entry.group)) {
         entry.group = first;
     }

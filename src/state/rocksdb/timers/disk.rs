@@ -91,6 +91,8 @@ impl Disk {
         let most = self.most;
         self.allocate();
         self.change(index, |group| {
+            // A row behind the known part is not taken: rows between the two may be missing in memory, and it would
+            // hide them.
             if !is_there {
                 group.remove(row);
             } else if group.knows(row) {
@@ -104,7 +106,8 @@ impl Disk {
     pub(super) fn page(
         &mut self,
         rows: Rows<'_>,
-        (after, up_to): (Option<TimerRef<'_>>, i64),
+        after: Option<TimerRef<'_>>,
+        up_to: i64,
         limit: PageLimit,
         read: &mut dyn FnMut(TimerRef<'_>),
     ) -> Result<bool, StateError> {
@@ -151,6 +154,7 @@ impl Disk {
         change(group);
         self.bytes = self.bytes - bytes + group.bytes as u64;
         let new = group.head();
+        // Most changes leave the head as it is, and then `heads` is not touched.
         if head != new {
             head.map(|time| self.heads.remove(&(time, index)));
             new.map(|time| self.heads.insert((time, index)));
@@ -159,9 +163,12 @@ impl Disk {
 
     /// Looks up every head that is not known.
     fn find_heads(&mut self, rows: Rows<'_>) -> Result<(), StateError> {
+        // Unknown heads sort first. Each turn ends one: its group has no row in memory, so there is room, and a fill
+        // reads at least one row or learns that there is none.
         while let Some((UNKNOWN, index)) = self.heads.first().copied() {
             let shard = rows.position(self.key_group(index));
             let hands_on = rows.hands_on(self.key_group(index));
+            // Ordering: the question is asked before the fill, which passes the writes on.
             self.fill(index, rows)?;
             if !hands_on {
                 continue;
@@ -187,6 +194,7 @@ impl Disk {
             rows: self.most.rows.saturating_sub(group.cached.len()),
             bytes: self.most.bytes.saturating_sub(group.bytes),
         };
+        // A group with rows in memory has a head, and needs no others while it is full.
         if !group.cached.is_empty() && (room.rows == 0 || room.bytes == 0) {
             return Ok(());
         }
@@ -247,6 +255,7 @@ impl Group {
         while (self.cached.len() > most.rows || self.bytes > most.bytes) && self.cached.len() > 1 {
             let last = self.cached.pop_last();
             self.bytes -= last.map_or(0, |row| row.len() + ROW_BYTES);
+            // The group no longer knows its rows behind the one that is the last now.
             self.known = self.cached.last().map_or(Known::Nothing, |last| Known::UpTo(last.clone()));
         }
     }
@@ -297,6 +306,7 @@ impl<'a> Merge<'a> {
         while let Some(&&(head, index)) = self.waiting.peek() {
             let may_be_next = match self.first.peek() {
                 None => true,
+                // A group with an equal head begins, too: key and namespace decide among equal times.
                 Some(Reverse((row, _))) => head <= key::time(row)?,
             };
             if !may_be_next && self.after.as_ref().is_none_or(|(_, time, _)| head > *time) {
@@ -313,10 +323,13 @@ impl<'a> Merge<'a> {
     fn begin(&mut self, index: usize) -> Result<(), StateError> {
         let from = match &self.after {
             None => vec![],
+            // Equal rows are in order of their key groups. So those above that of `after` still have to return theirs.
             Some((row, _, key_group)) if self.disk.key_group(index) > *key_group => row.clone(),
             Some((row, _, _)) => behind(row),
         };
         let group = self.disk.group(index);
+        // The database is read from behind the known rows, never through them: that part may be full of tombstones of
+        // fired timers.
         let next = group.unknown_from().map(|unknown| unknown.max(from.clone()));
         let cached = group.cached.range::<[u8], _>((Bound::Included(&from[..]), Bound::Unbounded));
         self.rest.insert(index, Rest { cached, chunk: Chunk { rows: VecDeque::new(), next } });
