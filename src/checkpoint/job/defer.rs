@@ -36,8 +36,8 @@ pub(super) async fn shall_decide(records: &mut Records<'_>, opener: Opener<'_>) 
         known.as_ref().filter(|known| known.deciding.as_ref().is_some_and(|deciding| deciding.attempt == attempt));
     let Some(known) = announced else {
         // The announcement is derived from the newest record and repeats it, so that a reader of the record misses
-        // nothing. It keeps the attempt of that record, and the first record of a job has attempt 0: an announcement must
-        // not outdate any attempt.
+        // nothing. It keeps the attempt of that record, and the first record of a job has attempt 0: an announcement
+        // must not outdate any attempt.
         let next =
             known.map_or_else(|| JobRecord::undeclared(None, 0, Beginning::Undecided, vec![]), |it| it.successor());
         let deciding = Deciding { attempt, operator: backend.operator.clone(), subtask: backend.subtask };
