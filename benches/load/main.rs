@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `floor` | updates into a hash map or RocksDB behind bare tonic, without checks, checkpoints or a store: the limit of the wire |
 //! | `update` … `window` | one task that does one kind of operation in pipelined batches, with a checkpoint each second |
+//! | `changelog`, `hot-keys`, `memory` | updates with and without a changelog; the log of skewed keys; the daemon's memory |
 //! | `restore` | a daemon is killed, and another one restores its log, its snapshot, or both, also with another parallelism |
 //! | `multi`, `idle` | eight busy backends; a hundred idle ones |
 //! | `export` | how long batches take while a savepoint is made, and while none is |
@@ -34,6 +35,7 @@ mod running;
 mod saturate;
 mod scale;
 mod source;
+mod updates;
 mod work;
 
 use std::{fmt, path::PathBuf, process::ExitCode};
@@ -91,6 +93,12 @@ enum Scenario {
     Timers,
     /// Add to windows, and purge those that end.
     Window,
+    /// Write values with and without a changelog, in turns, without checkpoints.
+    Changelog,
+    /// Write values of skewed keys, and count the bytes of the log.
+    HotKeys,
+    /// Compare the daemon's memory with the state.
+    Memory,
     /// Restore the log, a snapshot, or both, and with another parallelism.
     Restore,
     /// Take ten checkpoints a second of eight backends each.
@@ -106,7 +114,7 @@ enum Scenario {
 impl Scenario {
     /// Whether there is nothing to measure without a changelog.
     fn needs_changelog(self) -> bool {
-        matches!(self, Self::Restore | Self::Export)
+        matches!(self, Self::HotKeys | Self::Restore | Self::Export)
     }
 }
 
@@ -151,6 +159,9 @@ async fn run(args: &Args) -> Result<(), Fault> {
 
 async fn measure(scenario: Scenario, options: &Options) -> Result<Vec<Figures>, Fault> {
     match scenario {
+        Scenario::Changelog => updates::changelog(options).await,
+        Scenario::HotKeys => updates::hot_keys(options).await,
+        Scenario::Memory => updates::memory(options).await,
         Scenario::Restore => restore::measure(options).await,
         Scenario::Multi => scale::multi(options).await,
         Scenario::Idle => scale::idle(options).await,
