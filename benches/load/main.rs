@@ -9,6 +9,7 @@
 //! | `floor` | updates into a hash map or RocksDB behind bare tonic, without checks, checkpoints or a store: the limit of the wire |
 //! | `update` … `window` | one task that does one kind of operation in pipelined batches, with a checkpoint each second |
 //! | `changelog`, `hot-keys`, `memory` | updates with and without a changelog; the log of skewed keys; the daemon's memory |
+//! | `materialization` | updates while state is materialized, and while it is not, told apart in one run |
 //! | `restore` | a daemon is killed, and another one restores its log, its snapshot, or both, also with another parallelism |
 //! | `multi`, `idle` | eight busy backends; a hundred idle ones |
 //! | `export` | how long batches take while a savepoint is made, and while none is |
@@ -36,6 +37,7 @@ mod saturate;
 mod scale;
 mod source;
 mod updates;
+mod windows;
 mod work;
 
 use std::{fmt, path::PathBuf, process::ExitCode};
@@ -99,6 +101,8 @@ enum Scenario {
     HotKeys,
     /// Compare the daemon's memory with the state.
     Memory,
+    /// Write values, and tell apart when a materialization runs.
+    Materialization,
     /// Restore the log, a snapshot, or both, and with another parallelism.
     Restore,
     /// Take ten checkpoints a second of eight backends each.
@@ -114,7 +118,7 @@ enum Scenario {
 impl Scenario {
     /// Whether there is nothing to measure without a changelog.
     fn needs_changelog(self) -> bool {
-        matches!(self, Self::HotKeys | Self::Restore | Self::Export)
+        matches!(self, Self::HotKeys | Self::Materialization | Self::Restore | Self::Export)
     }
 }
 
@@ -162,6 +166,7 @@ async fn measure(scenario: Scenario, options: &Options) -> Result<Vec<Figures>, 
         Scenario::Changelog => updates::changelog(options).await,
         Scenario::HotKeys => updates::hot_keys(options).await,
         Scenario::Memory => updates::memory(options).await,
+        Scenario::Materialization => windows::measure(options).await,
         Scenario::Restore => restore::measure(options).await,
         Scenario::Multi => scale::multi(options).await,
         Scenario::Idle => scale::idle(options).await,
