@@ -10,6 +10,7 @@
 //! | `update` … `window` | one task that does one kind of operation in pipelined batches, with a checkpoint each second |
 //! | `changelog`, `hot-keys`, `memory` | updates with and without a changelog; the log of skewed keys; the daemon's memory |
 //! | `materialization` | updates while state is materialized, and while it is not, told apart in one run |
+//! | `checkpoint`, `tail` | a steady writer: checkpoints with more and more state; the slowest batches |
 //! | `restore` | a daemon is killed, and another one restores its log, its snapshot, or both, also with another parallelism |
 //! | `multi`, `idle` | eight busy backends; a hundred idle ones |
 //! | `export` | how long batches take while a savepoint is made, and while none is |
@@ -36,6 +37,7 @@ mod running;
 mod saturate;
 mod scale;
 mod source;
+mod steady;
 mod updates;
 mod windows;
 mod work;
@@ -103,6 +105,10 @@ enum Scenario {
     Memory,
     /// Write values, and tell apart when a materialization runs.
     Materialization,
+    /// Take checkpoints of more and more state beside a steady writer.
+    Checkpoint,
+    /// Time the slowest batches of a steady writer: by itself, beside materializations, with new keys only.
+    Tail,
     /// Restore the log, a snapshot, or both, and with another parallelism.
     Restore,
     /// Take ten checkpoints a second of eight backends each.
@@ -167,6 +173,8 @@ async fn measure(scenario: Scenario, options: &Options) -> Result<Vec<Figures>, 
         Scenario::HotKeys => updates::hot_keys(options).await,
         Scenario::Memory => updates::memory(options).await,
         Scenario::Materialization => windows::measure(options).await,
+        Scenario::Checkpoint => steady::checkpoint(options).await,
+        Scenario::Tail => steady::tail(options).await,
         Scenario::Restore => restore::measure(options).await,
         Scenario::Multi => scale::multi(options).await,
         Scenario::Idle => scale::idle(options).await,
