@@ -12,6 +12,7 @@
 //! | `materialization` | updates while state is materialized, and while it is not, told apart in one run |
 //! | `checkpoint`, `tail` | a steady writer: checkpoints with more and more state; the slowest batches |
 //! | `restore` | a daemon is killed, and another one restores its log, its snapshot, or both, also with another parallelism |
+//! | `warm`, `kills` | a task comes back to its daemon; a daemon is killed at random moments |
 //! | `multi`, `idle` | eight busy backends; a hundred idle ones |
 //! | `export` | how long batches take while a savepoint is made, and while none is |
 //! | `latency` | one operation in flight, by unary calls and in a session, beside a bare tonic echo in the same run |
@@ -32,6 +33,7 @@ mod options;
 mod probe;
 mod process;
 mod report;
+mod restarts;
 mod restore;
 mod running;
 mod saturate;
@@ -111,6 +113,10 @@ enum Scenario {
     Tail,
     /// Restore the log, a snapshot, or both, and with another parallelism.
     Restore,
+    /// Restart a task whose daemon lives.
+    Warm,
+    /// Kill daemons at random moments.
+    Kills,
     /// Take ten checkpoints a second of eight backends each.
     Multi,
     /// Leave a hundred open backends alone.
@@ -124,7 +130,7 @@ enum Scenario {
 impl Scenario {
     /// Whether there is nothing to measure without a changelog.
     fn needs_changelog(self) -> bool {
-        matches!(self, Self::HotKeys | Self::Materialization | Self::Restore | Self::Export)
+        matches!(self, Self::HotKeys | Self::Materialization | Self::Restore | Self::Warm | Self::Kills | Self::Export)
     }
 }
 
@@ -176,6 +182,8 @@ async fn measure(scenario: Scenario, options: &Options) -> Result<Vec<Figures>, 
         Scenario::Checkpoint => steady::checkpoint(options).await,
         Scenario::Tail => steady::tail(options).await,
         Scenario::Restore => restore::measure(options).await,
+        Scenario::Warm => restarts::warm(options).await,
+        Scenario::Kills => restarts::kills(options).await,
         Scenario::Multi => scale::multi(options).await,
         Scenario::Idle => scale::idle(options).await,
         Scenario::Export => export::measure(options).await,
