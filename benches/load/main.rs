@@ -13,7 +13,7 @@
 //! | `checkpoint`, `tail` | a steady writer: checkpoints with more and more state; the slowest batches |
 //! | `restore` | a daemon is killed, and another one restores its log, its snapshot, or both, also with another parallelism |
 //! | `warm`, `kills` | a task comes back to its daemon; a daemon is killed at random moments |
-//! | `multi`, `idle` | eight busy backends; a hundred idle ones |
+//! | `multi`, `idle`, `growth` | eight busy backends; a hundred idle ones; more and more backends, states and keys |
 //! | `export` | how long batches take while a savepoint is made, and while none is |
 //! | `latency` | one operation in flight, by unary calls and in a session, beside a bare tonic echo in the same run |
 //!
@@ -28,6 +28,7 @@ mod echo;
 mod export;
 mod figures;
 mod floor;
+mod growth;
 mod latency;
 mod options;
 mod probe;
@@ -121,6 +122,8 @@ enum Scenario {
     Multi,
     /// Leave a hundred open backends alone.
     Idle,
+    /// Have more and more backends, states and keys.
+    Growth,
     /// Make savepoints beside a steady writer.
     Export,
     /// Wait for one operation at a time.
@@ -130,7 +133,16 @@ enum Scenario {
 impl Scenario {
     /// Whether there is nothing to measure without a changelog.
     fn needs_changelog(self) -> bool {
-        matches!(self, Self::HotKeys | Self::Materialization | Self::Restore | Self::Warm | Self::Kills | Self::Export)
+        matches!(
+            self,
+            Self::HotKeys
+                | Self::Materialization
+                | Self::Restore
+                | Self::Warm
+                | Self::Kills
+                | Self::Growth
+                | Self::Export
+        )
     }
 }
 
@@ -186,6 +198,7 @@ async fn measure(scenario: Scenario, options: &Options) -> Result<Vec<Figures>, 
         Scenario::Kills => restarts::kills(options).await,
         Scenario::Multi => scale::multi(options).await,
         Scenario::Idle => scale::idle(options).await,
+        Scenario::Growth => growth::measure(options).await,
         Scenario::Export => export::measure(options).await,
         Scenario::Latency => latency::measure(options).await,
         _ => saturate::measure(scenario, options).await,
