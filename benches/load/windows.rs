@@ -69,8 +69,13 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Figures>, Fault> {
     let seconds = (after.at - before.at).as_secs_f64();
     figures.set_rates(vec![(after.operations - before.operations) as f64 / seconds]);
     let (with, without) = (Part::of(&slices, true, &checkpoints), Part::of(&slices, false, &checkpoints));
-    figures.set("rate_to_rate_without", with.rate / without.rate);
-    figures.set("checkpoint_p50_to_that_without", with.checkpoint_ms.p50 / without.checkpoint_ms.p50);
+    // A ratio is told only where both were seen.
+    if with.rate > 0.0 && without.rate > 0.0 {
+        figures.set("rate_to_rate_without", with.rate / without.rate);
+    }
+    if with.checkpoint_ms.count > 0 && without.checkpoint_ms.count > 0 {
+        figures.set("checkpoint_p50_to_that_without", with.checkpoint_ms.p50 / without.checkpoint_ms.p50);
+    }
     for (name, part) in [("materializing", with), ("not_materializing", without)] {
         let Part { seconds, rate, checkpoint_ms } = part;
         figures.set(name, json!({"seconds": seconds, "operations_per_second": rate, "checkpoint_ms": checkpoint_ms}));
