@@ -20,8 +20,8 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY proto proto
 COPY clients/rust clients/rust
-RUN mkdir -p src tests/it tests/process benches/load examples/demo \
-    && touch src/lib.rs tests/it/main.rs tests/process/main.rs benches/load/main.rs examples/demo/dstl_demo.rs \
+RUN mkdir -p src tests/it tests/process benches/load benches/stages examples/demo \
+    && touch src/lib.rs tests/it/main.rs tests/process/main.rs benches/load/main.rs benches/stages/main.rs examples/demo/dstl_demo.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked --bin dstl
 COPY README.md ./

@@ -37,7 +37,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo demo-flink examples test test-process test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-java bench-python check-tools check-java check-promtool check-chromium fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo demo-flink examples test test-process test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-stages bench-java bench-python check-tools check-java check-promtool check-chromium fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -178,8 +178,11 @@ audit: ## Check the dependencies' licences, sources and advisories (deny.toml), 
 		echo 'audit: advisories LEFT OUT, their database could not be fetched'; \
 	fi
 
-bench: check-tools ## Measure speed against a real daemon (ARGS="update --json")
+bench: check-tools ## Measure speed against a real daemon (ARGS="floor update --json")
 	$(WITH_LIBCLANG) $(CARGO) bench --locked --bench load -- $(ARGS)
+
+bench-stages: check-tools ## Measure each stage of a write and of a restore by itself (ARGS="apply --quick")
+	$(WITH_LIBCLANG) $(CARGO) bench --locked $(FEATURES) --bench stages -- $(ARGS)
 
 bench-java: check-java shipped-daemon ## Measure the client for the JVM against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java test-compile exec:exec@bench

@@ -21,6 +21,8 @@ mod pages;
 mod query;
 mod server;
 mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod stage;
 mod status;
 mod tls;
 

@@ -7,13 +7,14 @@ use dstl::{
     proto::v1::{BackendRef, Barrier, CheckpointCompleted, SavepointMade},
 };
 use hdrhistogram::Histogram;
-use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    Fault, Options,
+    Fault, Scenario,
     daemon::Daemon,
-    report::Latency,
+    figures::{Figures, Latency},
+    options::Options,
+    probe,
     restore::materialize,
     work::{Prepared, prepare},
 };
@@ -21,23 +22,8 @@ use super::{
 /// Operations a second where the options say nothing: a steady task, which leaves the processors time.
 const RATE: u64 = 50_000;
 
-/// The result of the measurement.
-#[derive(Debug, Serialize)]
-pub(crate) struct Exported {
-    pub(crate) without: Latency,
-    pub(crate) with: Latency,
-    /// The p99 with over that without.
-    pub(crate) p99_ratio: f64,
-    pub(crate) savepoints: u64,
-    /// Of the last savepoint.
-    pub(crate) rows: u64,
-    pub(crate) bytes: u64,
-    /// How long one took, the mean.
-    pub(crate) seconds: f64,
-}
-
 /// Runs the scenario with a daemon of its own.
-pub(crate) async fn measure(options: &Options) -> Result<Exported, Fault> {
+pub(crate) async fn measure(options: &Options) -> Result<Vec<Figures>, Fault> {
     let (daemon, client) = Daemon::start(options).await?;
     let mut prepared = prepare(&client, "export", options).await?;
     // As in a task that has run for a while: most of its state is in a base.
@@ -45,23 +31,27 @@ pub(crate) async fn measure(options: &Options) -> Result<Exported, Fault> {
     let backend = prepared.backend.reference().clone();
     let mut work =
         Work { client, backend, checkpoint: 0, made: SavepointMade::default(), savepoints: 0, time: Duration::ZERO };
-    work.write(&mut prepared, options, Duration::from_secs(options.warm_up), &mut Histogram::new(3)?).await?;
-    let (mut without, mut with) = (Histogram::new(3)?, Histogram::new(3)?);
+    work.write(&mut prepared, options, Duration::from_secs(options.warm_up), &mut probe::empty()?).await?;
+    let (mut without, mut with) = (probe::empty()?, probe::empty()?);
     for _ in 0..options.windows {
         work.write(&mut prepared, options, options.window(), &mut without).await?;
         work.write_beside_savepoints(&mut prepared, options, &mut with).await?;
     }
     drop(daemon);
     let p99 = |histogram: &Histogram<u64>| histogram.value_at_quantile(0.99) as f64;
-    Ok(Exported {
-        p99_ratio: p99(&with) / p99(&without),
-        without: Latency::of("batch", &without, None),
-        with: Latency::of("batch_beside_savepoint", &with, None),
-        savepoints: work.savepoints,
-        rows: work.made.rows,
-        bytes: work.made.bytes,
-        seconds: work.time.as_secs_f64() / work.savepoints.max(1) as f64,
-    })
+    let figures = |case: &str, histogram: &Histogram<u64>| {
+        let mut figures = Figures::new(Scenario::Export, options).case(case);
+        figures.operations = Some(histogram.len() * options.batch as u64);
+        figures.latency_us = Some(Latency::of(histogram));
+        figures
+    };
+    let beside = figures("beside_savepoints", &with)
+        .with("p99_ratio", p99(&with) / p99(&without))
+        .with("savepoints", work.savepoints)
+        .with("savepoint_rows", work.made.rows)
+        .with("savepoint_bytes", work.made.bytes)
+        .with("savepoint_seconds", work.time.as_secs_f64() / work.savepoints.max(1) as f64);
+    Ok(vec![figures("without_savepoints", &without), beside])
 }
 
 struct Work {
@@ -96,7 +86,7 @@ impl Work {
         let rate = options.rate.unwrap_or(RATE).max(1);
         let mut ticks = interval(Duration::from_secs_f64(options.batch as f64 / rate as f64));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next = Instant::now() + Duration::from_millis(options.checkpoint_ms);
+        let mut next = Instant::now() + Duration::from_millis(options.checkpoint_ms());
         while goes_on() {
             ticks.tick().await;
             let mut batch = BatchBuilder::new();
@@ -107,8 +97,8 @@ impl Work {
             let begun = Instant::now();
             prepared.session.send(batch).await?.applied().await?;
             histogram.record(u64::try_from(begun.elapsed().as_nanos())?)?;
-            if options.checkpoint_ms > 0 && Instant::now() >= next {
-                next += Duration::from_millis(options.checkpoint_ms);
+            if options.checkpoint_ms() > 0 && Instant::now() >= next {
+                next += Duration::from_millis(options.checkpoint_ms());
                 self.checkpoint += 1;
                 let pending = prepared.session.barrier(self.checkpoint, "").await?;
                 let session = prepared.session.clone();

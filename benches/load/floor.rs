@@ -1,7 +1,13 @@
 //! The floor of `update`: a server of the same messages on bare tonic, which decodes them, puts the bytes into a hash
-//! map and appends them to a buffer. It checks nothing, takes no checkpoints, and has no store.
+//! map, or into RocksDB without its log, and appends them to a buffer. It checks nothing, takes no checkpoints, and has
+//! no store.
 
-use std::{collections::VecDeque, future::ready, path::Path, pin::Pin};
+use std::{
+    collections::VecDeque,
+    future::ready,
+    path::{Path, PathBuf},
+    pin::Pin,
+};
 
 use bytes::Bytes;
 use dstl::proto::v1::{
@@ -23,33 +29,134 @@ const CREDIT: u64 = 32 << 20;
 /// The log is forgotten beyond so many bytes.
 const LOG_BYTES: usize = 64 << 20;
 
-/// Serves until the process is killed.
-pub(crate) async fn serve(socket: &Path) -> Result<(), Fault> {
-    let service = StateBackendServiceServer::new(Floor);
+/// Serves until the process is killed; from RocksDB if there is a folder for it.
+pub(crate) async fn serve(socket: &Path, folder: Option<&Path>) -> Result<(), Fault> {
+    let service = StateBackendServiceServer::new(Floor { folder: folder.map(Path::to_owned) });
     Server::builder().add_service(service).serve_with_incoming(incoming(socket)?).await?;
     Ok(())
 }
 
-#[derive(Clone, Copy)]
-struct Floor;
+#[derive(Clone)]
+struct Floor {
+    folder: Option<PathBuf>,
+}
 
 /// All that a session has.
-#[derive(Default)]
 struct Table {
-    entries: HashMap<Bytes, Bytes>,
+    entries: Entries,
     log: Vec<u8>,
     used: u64,
     applied_to: u64,
 }
 
+/// Where the entries are.
+enum Entries {
+    Map(HashMap<Bytes, Bytes>),
+    #[cfg(feature = "rocksdb")]
+    Disk(disk::Disk),
+}
+
+impl Entries {
+    fn open(folder: Option<&Path>) -> Result<Self, Status> {
+        match folder {
+            None => Ok(Self::Map(HashMap::new())),
+            #[cfg(feature = "rocksdb")]
+            Some(folder) => Ok(Self::Disk(disk::Disk::open(folder)?)),
+            #[cfg(not(feature = "rocksdb"))]
+            Some(_) => Err(Status::unimplemented("this build has no RocksDB")),
+        }
+    }
+
+    fn get(&self, key: &Bytes) -> Result<Option<Bytes>, Status> {
+        match self {
+            Self::Map(entries) => Ok(entries.get(key).cloned()),
+            #[cfg(feature = "rocksdb")]
+            Self::Disk(disk) => disk.get(key),
+        }
+    }
+
+    /// Puts a value; on disk not before the end of the batch.
+    fn put(&mut self, key: &Bytes, value: &Bytes) {
+        match self {
+            Self::Map(entries) => {
+                // Copies: the bytes of the message would hold all of it.
+                let value = Bytes::copy_from_slice(value);
+                match entries.get_mut(key) {
+                    Some(entry) => *entry = value,
+                    None => _ = entries.insert(Bytes::copy_from_slice(key), value),
+                }
+            }
+            #[cfg(feature = "rocksdb")]
+            Self::Disk(disk) => disk.put(key, value),
+        }
+    }
+
+    fn end_batch(&mut self) -> Result<(), Status> {
+        match self {
+            Self::Map(_) => Ok(()),
+            #[cfg(feature = "rocksdb")]
+            Self::Disk(disk) => disk.end_batch(),
+        }
+    }
+}
+
+/// RocksDB with its own defaults, but for the log that a changelog makes superfluous.
+#[cfg(feature = "rocksdb")]
+mod disk {
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use rocksdb::{DB, Options, WriteBatch, WriteOptions};
+    use tonic::Status;
+
+    pub(super) struct Disk {
+        db: DB,
+        batch: WriteBatch,
+    }
+
+    impl Disk {
+        pub(super) fn open(folder: &Path) -> Result<Self, Status> {
+            // Sessions come one after the other, and each begins with nothing.
+            let _ = std::fs::remove_dir_all(folder);
+            let mut options = Options::default();
+            options.create_if_missing(true);
+            let db = DB::open(&options, folder).map_err(|error| status(&error))?;
+            Ok(Self { db, batch: WriteBatch::default() })
+        }
+
+        pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Status> {
+            self.db.get(key).map(|value| value.map(Bytes::from)).map_err(|error| status(&error))
+        }
+
+        pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
+            self.batch.put(key, value);
+        }
+
+        pub(super) fn end_batch(&mut self) -> Result<(), Status> {
+            let mut options = WriteOptions::default();
+            options.disable_wal(true);
+            let batch = std::mem::take(&mut self.batch);
+            self.db.write_opt(batch, &options).map_err(|error| status(&error))
+        }
+    }
+
+    fn status(error: &rocksdb::Error) -> Status {
+        Status::internal(error.to_string())
+    }
+}
+
 impl Table {
-    fn batch(&mut self, batch: pb::Batch) -> Vec<Answer> {
+    fn open(folder: Option<&Path>) -> Result<Self, Status> {
+        Ok(Self { entries: Entries::open(folder)?, log: vec![], used: 0, applied_to: 0 })
+    }
+
+    fn batch(&mut self, batch: pb::Batch) -> Result<Vec<Answer>, Status> {
         let number = batch.number;
         self.used += batch.encoded_len() as u64;
         let mut results = vec![];
         for (at, operation) in (0..).zip(batch.operations) {
             if operation.kind == i32::from(OperationKind::Get) {
-                let value = self.entries.get(&operation.key).cloned();
+                let value = self.entries.get(&operation.key)?;
                 let found = value.is_some();
                 let value = value.unwrap_or_default();
                 results.push(pb::OperationResult { operation: at, found, value, ..Default::default() });
@@ -57,20 +164,16 @@ impl Table {
             }
             self.log.extend_from_slice(&operation.key);
             self.log.extend_from_slice(&operation.value);
-            // Copies: the bytes of the message would hold all of it.
-            let value = Bytes::copy_from_slice(&operation.value);
-            match self.entries.get_mut(&operation.key) {
-                Some(entry) => *entry = value,
-                None => _ = self.entries.insert(Bytes::copy_from_slice(&operation.key), value),
-            }
+            self.entries.put(&operation.key, &operation.value);
         }
+        self.entries.end_batch()?;
         if self.log.len() > LOG_BYTES {
             self.log.clear();
         }
         self.applied_to = number + 1;
         let result = Answer::Result(pb::BatchResult { number, results, repeated_batch: false });
         let answered = matches!(&result, Answer::Result(result) if !result.results.is_empty());
-        answered.then_some(result).into_iter().chain([self.acknowledgement()]).collect()
+        Ok(answered.then_some(result).into_iter().chain([self.acknowledgement()]).collect())
     }
 
     fn acknowledgement(&self) -> Answer {
@@ -78,16 +181,16 @@ impl Table {
         Answer::Acknowledgement(pb::Acknowledgement { applied_to: to, persisted_to: to, confirmed_to: to, credit })
     }
 
-    fn answers(&mut self, ask: Ask) -> Vec<Answer> {
-        match ask {
+    fn answers(&mut self, ask: Ask) -> Result<Vec<Answer>, Status> {
+        Ok(match ask {
             Ask::Start(_) => vec![Answer::Started(pb::SessionStarted { applied_to: 0, credit: CREDIT })],
-            Ask::Batch(batch) => self.batch(batch),
+            Ask::Batch(batch) => self.batch(batch)?,
             Ask::Persist(mark) => {
                 let persisted_to = self.applied_to;
                 vec![Answer::Persisted(pb::PersistReply { token: mark.token, persisted_to })]
             }
             Ask::Barrier(_) | Ask::Notice(_) | Ask::Resume(_) => vec![],
-        }
+        })
     }
 }
 
@@ -147,11 +250,13 @@ impl StateBackendService for Floor {
         &self,
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let state = (request.into_inner(), Table::default(), VecDeque::new());
+        let state = (request.into_inner(), Table::open(self.folder.as_deref())?, VecDeque::new());
         let answers = stream::try_unfold(state, |(mut asks, mut table, mut ready)| async {
             while ready.is_empty() {
                 let Some(ask) = asks.message().await? else { return Ok(None) };
-                ready.extend(ask.request.into_iter().flat_map(|ask| table.answers(ask)));
+                if let Some(ask) = ask.request {
+                    ready.extend(table.answers(ask)?);
+                }
             }
             let response = ready.pop_front().map(|answer| SessionResponse { response: Some(answer) });
             Ok(response.map(|response| (response, (asks, table, ready))))

@@ -16,10 +16,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    Fault, Options,
+    Fault, Scenario,
     daemon::{Daemon, Process, socket, temporary},
     echo::{EchoClient, channel},
-    report::{Latencies, Latency},
+    figures::{Figures, Latency},
+    options::Options,
+    probe,
     source::Source,
     work::{Prepared, prepare},
 };
@@ -79,7 +81,7 @@ impl Kind {
 }
 
 /// Runs the scenario with a daemon and an echo of its own.
-pub(crate) async fn measure(options: &Options) -> Result<Latencies, Fault> {
+pub(crate) async fn measure(options: &Options) -> Result<Vec<Figures>, Fault> {
     let folder = temporary(options)?;
     let mut command = Command::new(std::env::current_exe()?);
     let _echo = Process::spawn(command.arg("--serve-echo").arg(socket(&folder)))?;
@@ -88,11 +90,11 @@ pub(crate) async fn measure(options: &Options) -> Result<Latencies, Fault> {
     let mut bench = Bench::new(&daemon, client, echo, options).await?;
 
     for kind in Kind::ALL {
-        bench.turn(kind, options.operations / WARM_UP_PART, &mut Histogram::new(3)?).await?;
+        bench.turn(kind, options.operations / WARM_UP_PART, &mut probe::empty()?).await?;
     }
     let mut histograms = Vec::new();
     for kind in Kind::ALL {
-        histograms.push((kind, Histogram::<u64>::new(3)?));
+        histograms.push((kind, probe::empty()?));
     }
     for _ in 0..TURNS {
         for (kind, histogram) in &mut histograms {
@@ -103,11 +105,34 @@ pub(crate) async fn measure(options: &Options) -> Result<Latencies, Fault> {
         let found = histograms.iter().find(|(kind, _)| *kind == wanted);
         found.map_or(0, |(_, histogram)| histogram.value_at_quantile(0.5))
     };
-    let latencies = histograms.iter().map(|(kind, histogram)| {
-        let ratio = kind.echo().map(|echo| median(*kind) as f64 / median(echo) as f64);
-        Latency::of(kind.name(), histogram, ratio)
+    let figures = histograms.iter().map(|(kind, histogram)| {
+        let mut figures = Figures::new(Scenario::Latency, options).case(kind.name());
+        figures.operations = Some(histogram.len());
+        figures.latency_us = Some(Latency::of(histogram));
+        match kind.echo() {
+            // Of these very turns, and so a better yardstick than the echo before the scenario.
+            Some(echo) => figures.with("to_echo", median(*kind) as f64 / median(echo) as f64),
+            None => figures,
+        }
     });
-    Ok(Latencies { kinds: latencies.collect() })
+    Ok(figures.collect())
+}
+
+/// The latency of one update in flight, in a session, on the backend of a floor.
+pub(crate) async fn floor(prepared: &Prepared, options: &Options) -> Result<Figures, Fault> {
+    let Prepared { session, state, source, .. } = prepared;
+    let (mut source, mut histogram) = (source.clone(), probe::empty()?);
+    for number in 0..options.operations / WARM_UP_PART + options.operations {
+        let begun = Instant::now();
+        session.run(state.put(&source.key(), source.value())).await?;
+        if number >= options.operations / WARM_UP_PART {
+            histogram.record(u64::try_from(begun.elapsed().as_nanos())?)?;
+        }
+    }
+    let mut figures = Figures::new(Scenario::Floor, options).case("one_in_flight");
+    figures.operations = Some(histogram.len());
+    figures.latency_us = Some(Latency::of(&histogram));
+    Ok(figures)
 }
 
 /// Everything that an operation needs.

@@ -6,11 +6,14 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | `floor` | updates into a hash map behind bare tonic, without checks, checkpoints or a store: the limit of the wire |
+//! | `floor` | updates into a hash map or RocksDB behind bare tonic, without checks, checkpoints or a store: the limit of the wire |
 //! | `update` … `window` | one task that does one kind of operation in pipelined batches, with a checkpoint each second |
-//! | `restore` | a daemon is killed, and another one restores its log, its snapshot, or both, from the store |
-//! | `multi` | eight backends that write little, each with ten checkpoints a second |
-//! | `idle` | a hundred open backends, to which nothing happens |
+//! | `changelog`, `hot-keys`, `memory` | updates with and without a changelog; the log of skewed keys; the daemon's memory |
+//! | `materialization` | updates while state is materialized, and while it is not, told apart in one run |
+//! | `checkpoint`, `tail` | a steady writer: checkpoints with more and more state; the slowest batches |
+//! | `restore` | a daemon is killed, and another one restores its log, its snapshot, or both, also with another parallelism |
+//! | `warm`, `kills` | a task comes back to its daemon; a daemon is killed at random moments |
+//! | `multi`, `idle`, `growth` | eight busy backends; a hundred idle ones; more and more backends, states and keys |
 //! | `export` | how long batches take while a savepoint is made, and while none is |
 //! | `latency` | one operation in flight, by unary calls and in a session, beside a bare tonic echo in the same run |
 //!
@@ -19,23 +22,35 @@
 
 #![allow(clippy::disallowed_methods)]
 
+mod baseline;
 mod daemon;
 mod echo;
 mod export;
+mod figures;
 mod floor;
+mod growth;
 mod latency;
+mod options;
+mod probe;
 mod process;
 mod report;
+mod restarts;
 mod restore;
+mod running;
 mod saturate;
 mod scale;
 mod source;
+mod steady;
+mod updates;
+mod windows;
 mod work;
 
-use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt, path::PathBuf, process::ExitCode};
 
-use clap::{Args as ClapArgs, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use serde::Serialize;
+
+use self::{figures::Figures, options::Options};
 
 /// Any error of a measurement.
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -53,6 +68,9 @@ struct Args {
     /// Serve the floor.
     #[arg(long, hide = true, value_name = "SOCKET")]
     serve_floor: Option<PathBuf>,
+    /// Keep the floor's state in RocksDB in this folder, rather than in a hash map.
+    #[arg(long, hide = true, value_name = "FOLDER")]
+    floor_folder: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
     /// Cargo adds it.
@@ -82,107 +100,55 @@ enum Scenario {
     Timers,
     /// Add to windows, and purge those that end.
     Window,
-    /// Restore the log, a snapshot, or both.
+    /// Write values with and without a changelog, in turns, without checkpoints.
+    Changelog,
+    /// Write values of skewed keys, and count the bytes of the log.
+    HotKeys,
+    /// Compare the daemon's memory with the state.
+    Memory,
+    /// Write values, and tell apart when a materialization runs.
+    Materialization,
+    /// Take checkpoints of more and more state beside a steady writer.
+    Checkpoint,
+    /// Time the slowest batches of a steady writer: by itself, beside materializations, with new keys only.
+    Tail,
+    /// Restore the log, a snapshot, or both, and with another parallelism.
     Restore,
+    /// Restart a task whose daemon lives.
+    Warm,
+    /// Kill daemons at random moments.
+    Kills,
     /// Take ten checkpoints a second of eight backends each.
     Multi,
     /// Leave a hundred open backends alone.
     Idle,
+    /// Have more and more backends, states and keys.
+    Growth,
     /// Make savepoints beside a steady writer.
     Export,
     /// Wait for one operation at a time.
     Latency,
 }
 
+impl Scenario {
+    /// Whether there is nothing to measure without a changelog.
+    fn needs_changelog(self) -> bool {
+        matches!(
+            self,
+            Self::HotKeys
+                | Self::Materialization
+                | Self::Restore
+                | Self::Warm
+                | Self::Kills
+                | Self::Growth
+                | Self::Export
+        )
+    }
+}
+
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
-    }
-}
-
-/// Kinds of inner backends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Inner {
-    Hashmap,
-    Rocksdb,
-}
-
-/// Whether the changelog is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Changelog {
-    On,
-    Off,
-}
-
-/// Options of the scenarios.
-#[derive(Debug, Clone, ClapArgs)]
-struct Options {
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
-    /// Keep this many keys.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
-    keys: u64,
-    /// Write values of this length.
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
-    value_bytes: usize,
-    /// Put this many updates into a batch.
-    #[arg(long, value_name = "N", default_value_t = 500)]
-    batch: usize,
-    /// Measure windows of this length.
-    #[arg(long, value_name = "S", default_value_t = 10)]
-    seconds: u64,
-    /// Measure this many windows.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    windows: usize,
-    /// Warm up for so long, after every key was written once.
-    #[arg(long, value_name = "S", default_value_t = 4)]
-    warm_up: u64,
-    /// Trigger checkpoints so often; 0 for none.
-    #[arg(long, value_name = "MS", default_value_t = 1000)]
-    checkpoint_ms: u64,
-    /// Time this many operations of each kind.
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
-    operations: u64,
-    /// Make the temporary folders here [default: the system's folder for them].
-    #[arg(long, value_name = "PATH")]
-    dir: Option<PathBuf>,
-    /// Measure this binary [default: `dstl` of the same build].
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_dstl"), hide_default_value = true)]
-    daemon: PathBuf,
-    /// Keep state in this inner backend.
-    #[arg(long, value_enum, default_value_t = Inner::Hashmap)]
-    inner: Inner,
-    /// Have a changelog, or snapshots at each checkpoint.
-    #[arg(long, value_enum, default_value_t = Changelog::On)]
-    changelog: Changelog,
-    /// Skew the keys by a Zipf distribution of this exponent, below 1 [default: uniform].
-    #[arg(long, value_name = "THETA")]
-    zipf: Option<f64>,
-    /// Send at most so many operations a second [default: as many as the daemon takes].
-    #[arg(long, value_name = "N")]
-    rate: Option<u64>,
-    /// Set an option of the daemon; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
-impl Options {
-    fn window(&self) -> Duration {
-        Duration::from_secs(self.seconds)
-    }
-
-    /// Settings of the daemon.
-    fn settings(&self) -> Vec<String> {
-        let inner = match self.inner {
-            Inner::Hashmap => "hashmap",
-            Inner::Rocksdb => "rocksdb",
-        };
-        let changelog = self.changelog == Changelog::On;
-        let own = [format!("state.backend.type={inner}"), format!("state.changelog.enabled={changelog}")];
-        own.into_iter().chain(self.set.iter().cloned()).collect()
     }
 }
 
@@ -204,21 +170,37 @@ async fn run(args: &Args) -> Result<(), Fault> {
         return echo::serve(socket).await;
     }
     if let Some(socket) = &args.serve_floor {
-        return floor::serve(socket).await;
+        return floor::serve(socket, args.floor_folder.as_deref()).await;
     }
-    let options = &args.options;
     let scenarios = if args.scenarios.is_empty() { Scenario::value_variants() } else { &args.scenarios };
-    let mut report = report::Report::new(options);
+    let mut report = report::Report::new(args.options.json);
     for scenario in scenarios {
-        match scenario {
-            Scenario::Latency => report.latency(latency::measure(options).await?),
-            Scenario::Export => report.export(export::measure(options).await?),
-            Scenario::Restore => report.restore(restore::measure(options).await?),
-            Scenario::Multi => report.scale(scale::multi(options).await?),
-            Scenario::Idle => report.scale(scale::idle(options).await?),
-            _ => report.saturated(*scenario, saturate::measure(*scenario, options).await?),
+        if scenario.needs_changelog() && !args.options.is_logged() {
+            eprintln!("load: {scenario} needs a changelog; left out");
+            continue;
         }
+        let baseline = baseline::measure(&args.options).await?;
+        report.print(&baseline, measure(*scenario, &args.options).await?);
     }
-    report.print();
     Ok(())
+}
+
+async fn measure(scenario: Scenario, options: &Options) -> Result<Vec<Figures>, Fault> {
+    match scenario {
+        Scenario::Changelog => updates::changelog(options).await,
+        Scenario::HotKeys => updates::hot_keys(options).await,
+        Scenario::Memory => updates::memory(options).await,
+        Scenario::Materialization => windows::measure(options).await,
+        Scenario::Checkpoint => steady::checkpoint(options).await,
+        Scenario::Tail => steady::tail(options).await,
+        Scenario::Restore => restore::measure(options).await,
+        Scenario::Warm => restarts::warm(options).await,
+        Scenario::Kills => restarts::kills(options).await,
+        Scenario::Multi => scale::multi(options).await,
+        Scenario::Idle => scale::idle(options).await,
+        Scenario::Growth => growth::measure(options).await,
+        Scenario::Export => export::measure(options).await,
+        Scenario::Latency => latency::measure(options).await,
+        _ => saturate::measure(scenario, options).await,
+    }
 }

@@ -1,16 +1,22 @@
 //! The scenarios of many backends: `multi` and `idle`.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dstl::client::{BatchBuilder, Client, OpenOptions, Session, StateOptions, ValueState};
-use serde::Serialize;
+use dstl::{
+    client::{BatchBuilder, Client, OpenOptions, Session, StateOptions, ValueState},
+    proto::v1::KeyGroupAssignment,
+};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
-use super::{Fault, Options, Scenario, daemon::Daemon, report::Distribution, source::Source};
+use super::{
+    Fault, Scenario,
+    daemon::{Daemon, Metrics},
+    figures::{Distribution, Figures},
+    options::Options,
+    process::Usage,
+    source::Source,
+};
 
 /// Backends of `multi`, and their checkpoints.
 const BUSY: u32 = 8;
@@ -22,25 +28,12 @@ const UPDATES: usize = 100;
 /// Backends of `idle`.
 const IDLE: u32 = 100;
 
-/// The cost of many backends.
-#[derive(Debug, Serialize)]
-pub(crate) struct Scaled {
-    scenario: Scenario,
-    backends: u32,
-    checkpoint_ms: Distribution,
-    /// Requests to the store that create an object.
-    objects_per_second: f64,
-    /// Of one core.
-    daemon_cpu_share: f64,
-    daemon_rss_bytes: u64,
-}
-
 /// Eight backends that write little, each with ten checkpoints a second.
-pub(crate) async fn multi(options: &Options) -> Result<Scaled, Fault> {
+pub(crate) async fn multi(options: &Options) -> Result<Vec<Figures>, Fault> {
     let (daemon, client) = Daemon::start(options).await?;
     let mut tasks = JoinSet::new();
     for subtask in 0..BUSY {
-        let (session, state) = open(&client, (subtask, BUSY)).await?;
+        let (session, state) = open(&client, subtask, BUSY).await?;
         tasks.spawn(checkpoints(session, state, Source::new(options), options.window() * 2));
     }
     // The first half is the warm-up.
@@ -50,29 +43,37 @@ pub(crate) async fn multi(options: &Options) -> Result<Scaled, Fault> {
     while let Some(done) = tasks.join_next().await {
         durations.extend(done??);
     }
-    scaled(Scenario::Multi, (BUSY, durations), (&daemon, before))
+    let operations = durations.len() * UPDATES;
+    let mut figures = before.figures(Scenario::Multi, &daemon, options)?.with("backends", BUSY);
+    figures.operations = Some(operations as u64);
+    figures.checkpoint_ms = Some(Distribution::of(durations));
+    Ok(vec![figures])
 }
 
 /// A hundred open backends, to which nothing happens.
-pub(crate) async fn idle(options: &Options) -> Result<Scaled, Fault> {
+pub(crate) async fn idle(options: &Options) -> Result<Vec<Figures>, Fault> {
     // Each backend is guaranteed memory for its largest batch.
     let guaranteed = "state.changelog.dstl.dfs.upload.max-in-flight=1 GiB".to_owned();
-    let set = options.set.iter().cloned().chain([guaranteed]).collect();
-    let (daemon, client) = Daemon::start(&Options { set, ..options.clone() }).await?;
+    let (daemon, client) = Daemon::start(&options.with(&[guaranteed])).await?;
     let mut open_ones = vec![];
     for subtask in 0..IDLE {
-        open_ones.push(open(&client, (subtask, IDLE)).await?);
+        open_ones.push(open(&client, subtask, IDLE).await?);
     }
     tokio::time::sleep(Duration::from_secs(options.warm_up)).await;
     let before = Sample::of(&daemon)?;
     tokio::time::sleep(options.window()).await;
-    scaled(Scenario::Idle, (IDLE, vec![]), (&daemon, before))
+    Ok(vec![before.figures(Scenario::Idle, &daemon, options)?.with("backends", IDLE)])
 }
 
-async fn open(client: &Client, (subtask, of): (u32, u32)) -> Result<(Session, ValueState<u64, Vec<u8>>), Fault> {
-    let backend = client.open(OpenOptions::new("load", "scale").subtask(subtask, of).attempt(1)).await?;
+/// Opens one of `parallelism` subtasks, with a state whose keys are all in one of its key groups.
+pub(crate) async fn open(
+    client: &Client,
+    subtask: u32,
+    parallelism: u32,
+) -> Result<(Session, ValueState<u64, Vec<u8>>), Fault> {
+    let options = OpenOptions::new("load", "scale").subtask(subtask, parallelism).attempt(1);
+    let backend = client.open(options.key_group_assignment(KeyGroupAssignment::Given)).await?;
     let state = backend.value_state("values", StateOptions::new()).await?;
-    // Keys of all key groups: each operation names one that the subtask has.
     let first = backend.opened().key_groups.as_ref().map_or(0, |range| range.first);
     Ok((backend.session().await?, state.key_group(first)))
 }
@@ -96,12 +97,13 @@ async fn checkpoints(
         for _ in 0..UPDATES {
             batch.push(state.put(&source.key(), source.value()));
         }
-        session.send(batch).await?;
+        let receipt = session.send(batch).await?;
         let triggered = Instant::now();
         let completed = session.barrier(id, Bytes::new()).await?.await?;
         if begun.elapsed() > time / 2 {
             durations.push(triggered.elapsed().as_secs_f64() * 1e3);
         }
+        receipt.applied().await?;
         if let Some(identity) = &completed.checkpoint {
             session.complete(identity).await?;
         }
@@ -112,47 +114,36 @@ async fn checkpoints(
 /// The daemon's use of time and store so far.
 struct Sample {
     at: Instant,
-    objects: f64,
-    cpu: Duration,
+    metrics: Metrics,
+    daemon: Usage,
 }
 
 impl Sample {
     fn of(daemon: &Daemon) -> Result<Self, Fault> {
-        let objects = daemon.metric("dstl_object_requests_total", "operation=\"create\"")?;
-        Ok(Self { at: Instant::now(), objects, cpu: daemon.usage()?.cpu })
+        Ok(Self { at: Instant::now(), metrics: daemon.metrics()?, daemon: daemon.usage()? })
     }
-}
 
-fn scaled(
-    scenario: Scenario,
-    (backends, durations): (u32, Vec<f64>),
-    (daemon, before): (&Daemon, Sample),
-) -> Result<Scaled, Fault> {
-    let after = Sample::of(daemon)?;
-    let seconds = (after.at - before.at).as_secs_f64();
-    Ok(Scaled {
-        scenario,
-        backends,
-        checkpoint_ms: Distribution::of(durations),
-        objects_per_second: (after.objects - before.objects) / seconds,
-        daemon_cpu_share: (after.cpu - before.cpu).as_secs_f64() / seconds,
-        daemon_rss_bytes: daemon.usage()?.rss_bytes,
-    })
-}
-
-impl fmt::Display for Scaled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scenario, backends, checkpoint_ms: ms, objects_per_second, daemon_cpu_share, daemon_rss_bytes } =
-            self;
-        writeln!(f, "{scenario}, {backends} backends")?;
-        if ms.count > 0 {
-            writeln!(
-                f,
-                "  checkpoints      {} in ms p50 {:.1}, p99 {:.1}, max {:.1}",
-                ms.count, ms.p50, ms.p99, ms.max
-            )?;
+    /// What the daemon did since then.
+    fn figures(&self, scenario: Scenario, daemon: &Daemon, options: &Options) -> Result<Figures, Fault> {
+        let after = Self::of(daemon)?;
+        let seconds = (after.at - self.at).as_secs_f64();
+        let since = |name: &str, label: &str| after.metrics.sum_of(name, label) - self.metrics.sum_of(name, label);
+        let objects = since("dstl_object_requests_total", "operation=\"create\"");
+        let written = since("dstl_object_written_bytes_total", "");
+        let appended = since("dstl_changelog_appended_bytes_total", "");
+        let mut figures = Figures::new(scenario, options);
+        figures.objects_written = Some(objects as u64);
+        figures.bytes_written = Some(written as u64);
+        figures.daemon_rss_bytes = Some(after.daemon.rss_bytes);
+        figures.set("seconds", seconds);
+        figures.set("objects_per_second", objects / seconds);
+        figures.set("requests_per_second", since("dstl_object_requests_total", "") / seconds);
+        figures.set("daemon_cores", (after.daemon.cpu - self.daemon.cpu).as_secs_f64() / seconds);
+        figures.set("change_bytes", appended as u64);
+        if appended > 0.0 {
+            figures.set("written_to_change_bytes", written / appended);
         }
-        writeln!(f, "  objects/s        {objects_per_second:.1}")?;
-        write!(f, "  daemon           {:.2} % of a core, {} MiB", daemon_cpu_share * 100.0, daemon_rss_bytes >> 20)
+        figures.set("materializations", since("dstl_materialization_completed_total", "") as u64);
+        Ok(figures)
     }
 }

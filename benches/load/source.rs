@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Options;
+use super::options::Options;
 
 /// Random bytes that values are cut from, at random places: no two windows of the log look alike.
 const POOL_BYTES: usize = 8 << 20;
@@ -58,7 +58,7 @@ impl Source {
     }
 
     /// Uniform below `bound`, but for a bias of `bound` / 2^64.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         u64::try_from((u128::from(self.next()) * u128::from(bound)) >> 64).unwrap_or_default()
     }
 

@@ -1,6 +1,9 @@
 //! The work of a saturating task: one kind of operation each, in pipelined batches.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use dstl::{
     client::{
@@ -10,7 +13,7 @@ use dstl::{
 };
 use tokio::{task::JoinSet, time::interval};
 
-use super::{Fault, Options, Scenario, source::Source};
+use super::{Fault, Scenario, options::Options, probe::Probe, source::Source};
 
 /// Map entries of one key.
 const ENTRIES_PER_KEY: u64 = 16;
@@ -31,6 +34,8 @@ pub(crate) struct Prepared {
     pub(crate) session: Session,
     pub(crate) state: ValueState<u64, Vec<u8>>,
     pub(crate) source: Source,
+    /// Whether the backend has a changelog, so that it can be asked to make everything durable.
+    pub(crate) logged: bool,
 }
 
 /// A task at work.
@@ -40,6 +45,9 @@ pub(crate) struct Worker {
     source: Source,
     batch: usize,
     rate: Option<u64>,
+    /// The next new key, if every update is of one.
+    next: Option<u64>,
+    probe: Probe,
     values: ValueState<u64, Vec<u8>>,
     sums: ValueState<u64, i64>,
     maps: MapState<u64, u64, Vec<u8>>,
@@ -52,13 +60,13 @@ pub(crate) async fn prepare(client: &Client, operator: &str, options: &Options) 
     let backend = client.open(OpenOptions::new("load", operator).attempt(1)).await?;
     let state = backend.value_state::<u64, Vec<u8>>("values", StateOptions::new()).await?;
     let session = backend.session().await?;
-    let mut prepared = Prepared { backend, session, state, source: Source::new(options) };
+    let mut prepared = Prepared { backend, session, state, source: Source::new(options), logged: options.is_logged() };
     prepared.write(0..options.keys.max(1), options.batch).await?;
     Ok(prepared)
 }
 
 impl Prepared {
-    /// Writes `keys`, in batches of `size`, and waits until all is durable.
+    /// Writes `keys`, in batches of `size`, and waits until all is durable, if there is a changelog.
     pub(crate) async fn write(&mut self, keys: impl IntoIterator<Item = u64>, size: usize) -> Result<(), Fault> {
         let mut batch = BatchBuilder::new();
         for key in keys {
@@ -68,27 +76,46 @@ impl Prepared {
             }
         }
         self.session.send(batch).await?;
-        self.session.persist().await?;
-        Ok(())
+        settle(&self.session, &self.state, self.logged).await
     }
 }
 
+/// Waits until all that was sent is durable; without a changelog, until it is applied.
+pub(crate) async fn settle(session: &Session, state: &ValueState<u64, Vec<u8>>, logged: bool) -> Result<(), Fault> {
+    if logged {
+        session.persist().await?;
+    } else {
+        // Answers come in the order of the batches.
+        session.run(state.get(&0)).await?;
+    }
+    Ok(())
+}
+
 impl Worker {
-    pub(crate) async fn new(scenario: Scenario, prepared: &Prepared, options: &Options) -> Result<Self, Fault> {
-        let Prepared { backend, session, state, source } = prepared;
+    /// A worker on a prepared backend, and the probe that has the latencies of its batches.
+    pub(crate) async fn new(
+        scenario: Scenario,
+        prepared: &Prepared,
+        options: &Options,
+    ) -> Result<(Self, Probe), Fault> {
+        let Prepared { backend, session, state, source, .. } = prepared;
         let sum = StateOptions::new().with_merge(MergeFunction::SumI64);
-        Ok(Self {
+        let probe = Probe::new()?;
+        let worker = Self {
             scenario,
             session: session.clone(),
             source: source.clone(),
             batch: options.batch,
             rate: options.rate.filter(|rate| *rate > 0),
+            next: options.grows.then_some(options.keys),
+            probe: probe.clone(),
             values: state.clone(),
             sums: backend.value_state("sums", sum).await?,
             maps: backend.map_state("maps", StateOptions::new()).await?,
             lists: backend.list_state("lists", StateOptions::new()).await?,
             timers: backend.timer_state("timers", StateOptions::new()).await?,
-        })
+        };
+        Ok((worker, probe))
     }
 
     /// Batches that count as one of the scenario: a counter is read by one and written by another.
@@ -96,6 +123,35 @@ impl Worker {
         match scenario {
             Scenario::Rmw | Scenario::Timers | Scenario::Window => 2,
             _ => 1,
+        }
+    }
+
+    /// State changes that one operation makes and the log has.
+    pub(crate) fn changes_per_operation(scenario: Scenario) -> u64 {
+        match scenario {
+            Scenario::PointRead => 0,
+            // A timer is set and removed; a record is merged, and purged with its window.
+            Scenario::Timers | Scenario::Window => 2,
+            _ => 1,
+        }
+    }
+
+    /// Sends a batch, and has it timed.
+    async fn send(&self, batch: BatchBuilder) -> Result<(), Fault> {
+        let begun = Instant::now();
+        let receipt = self.session.send(batch).await?;
+        self.probe.watch(begun, receipt);
+        Ok(())
+    }
+
+    /// The key of the next update.
+    fn key(&mut self) -> u64 {
+        match &mut self.next {
+            None => self.source.key(),
+            Some(next) => {
+                *next += 1;
+                *next - 1
+            }
         }
     }
 
@@ -120,7 +176,7 @@ impl Worker {
             }
             let mut batch = BatchBuilder::with_capacity(bytes);
             for _ in 0..self.batch {
-                let key = self.source.key();
+                let key = self.key();
                 match self.scenario {
                     Scenario::MergeSum => _ = batch.push(self.sums.merge(&key, &1)),
                     Scenario::MapPut => {
@@ -131,7 +187,7 @@ impl Worker {
                     _ => _ = batch.push(self.values.put(&key, self.source.value())),
                 }
             }
-            self.session.send(batch).await?;
+            self.send(batch).await?;
         }
     }
 
@@ -144,10 +200,12 @@ impl Worker {
             for _ in 0..self.batch {
                 last = Some(batch.push(self.values.get(&self.source.key())));
             }
-            receipts.push_back((self.session.send(batch).await?, last.ok_or("a batch is empty")?));
+            let begun = Instant::now();
+            receipts.push_back((begun, self.session.send(batch).await?, last.ok_or("a batch is empty")?));
             if receipts.len() >= READS {
-                let (receipt, last) = receipts.pop_front().ok_or("nothing is in flight")?;
+                let (begun, receipt, last) = receipts.pop_front().ok_or("nothing is in flight")?;
                 receipt.applied().await?.get(last)?.ok_or("a key is missing")?;
+                self.probe.record(begun);
             }
         }
     }
@@ -158,6 +216,7 @@ impl Worker {
         let mut lanes = JoinSet::new();
         for lane in 0..LANES {
             let (session, sums, size) = (self.session.clone(), self.sums.clone(), self.batch);
+            let probe = self.probe.clone();
             let mut source = self.source.clone().seeded(lane + 2);
             lanes.spawn(async move {
                 loop {
@@ -166,7 +225,9 @@ impl Worker {
                     keys.dedup();
                     let mut reads = BatchBuilder::new();
                     let slots: Vec<_> = keys.iter().map(|key| reads.push(sums.get(key))).collect();
+                    let begun = Instant::now();
                     let read = session.send(reads).await?.applied().await?;
+                    probe.record(begun);
                     let mut writes = BatchBuilder::new();
                     for (slot, key) in slots.into_iter().zip(&keys) {
                         writes.push(sums.put(key, &(read.get(slot)?.unwrap_or(0) + 1)));
@@ -187,7 +248,7 @@ impl Worker {
                 let ahead = self.source.key();
                 batch.push(self.timers.register(&ahead, i64::try_from(now as u64 + ahead)?));
             }
-            self.session.send(batch).await?;
+            self.send(batch).await?;
             if now as u64 > span / 2 {
                 let due = i64::try_from(now as u64 - span / 2)?;
                 self.timers.fire(&self.session, due, self.batch as u64).await?;
@@ -210,7 +271,7 @@ impl Worker {
             for _ in 0..self.batch {
                 batch.push(state.merge(&self.source.key(), &1));
             }
-            self.session.send(batch).await?;
+            self.send(batch).await?;
             let mut batch = BatchBuilder::new();
             if window >= OPEN_WINDOWS {
                 let state = self.sums.namespace(&(window - OPEN_WINDOWS));
@@ -220,7 +281,7 @@ impl Worker {
             } else {
                 batch.push(self.sums.get(&0));
             }
-            self.session.send(batch).await?;
+            self.send(batch).await?;
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ fn decode(message: Bytes) -> Result<Incoming, prost::DecodeError> {
 }
 
 /// A message that is only a batch, in the form of any generated code.
-fn decode_usual(message: &Bytes) -> Option<Incoming> {
+pub(super) fn decode_usual(message: &Bytes) -> Option<Incoming> {
     let mut rest: &[u8] = message;
     let batch = take_tag(&mut rest, tag::BATCH_IN_REQUEST).and_then(|()| take_bytes(&mut rest))?;
     rest.is_empty().then(|| Incoming::Batch(message.slice_ref(batch)))
