@@ -83,8 +83,8 @@ pub(crate) fn load(scenario: &str, place: Place, run: &Run, folder: &Path) -> Re
     Ok(command)
 }
 
-/// The result that `load` printed: that of its first measurement with a rate. Builds of earlier commits print one report
-/// with their figures nested in it; `--load` may name one of them.
+/// The result that `load` printed: that of its first measurement with a rate. Builds of earlier commits print one
+/// report with their figures nested in it; `--load` may name one of them.
 pub(crate) fn of_load(text: &str) -> Result<Measured, Fault> {
     let mut objects = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let rated = |object: &Value| number(object, "operations_per_second", RATE).is_ok();
@@ -94,8 +94,9 @@ pub(crate) fn of_load(text: &str) -> Result<Measured, Fault> {
         let nested = format!("/saturated/0/cpu_seconds/{side}_per_million");
         number(&object, "processor time", [&flat, &nested])
     };
-    let durable = DURABLE.into_iter().find_map(|path| object.pointer(path).cloned()).unwrap_or_default();
-    let durable = serde_json::from_value::<Distribution>(durable).ok().filter(|durable| durable.count > 0);
+    // In the nested report, one of the paths leads to a parameter: a number.
+    let at = |path| serde_json::from_value::<Distribution>(object.pointer(path)?.clone()).ok();
+    let durable = DURABLE.into_iter().find_map(at).filter(|durable| durable.count > 0);
     Ok(Measured {
         version: object.get("version").and_then(Value::as_str).unwrap_or_default().to_owned(),
         operations_per_second: number(&object, "rate", RATE)?,
@@ -154,8 +155,8 @@ mod tests {
         let flat = r#"{"scenario": "update", "version": "0.1.0", "operations_per_second": 1.5e6, "windows": [1.5e6],
             "checkpoint_ms": {"count": 3, "p50": 38.0, "p99": 40.0, "max": 41.0}, "daemon_cpu_s_per_million": 0.6,
             "client_cpu_s_per_million": 0.4, "daemon_peak_rss_bytes": 1024}"#;
-        let nested = r#"{"version": "0.1.0", "saturated": [{"operations_per_second": {"median": 1.5e6},
-            "checkpoints": {"duration_ms": {"count": 3, "p50": 38.0, "p99": 40.0, "max": 41.0}},
+        let nested = r#"{"version": "0.1.0", "checkpoint_ms": 1000, "saturated": [{
+            "operations_per_second": {"median": 1.5e6}, "checkpoints": {"duration_ms": {"count": 3, "p50": 38.0, "p99": 40.0, "max": 41.0}},
             "cpu_seconds": {"daemon_per_million": 0.6, "client_per_million": 0.4}, "daemon_peak_rss_bytes": 1024}]}"#;
         for text in [flat, nested] {
             let measured = of_load(&text.replace('\n', " ")).expect("it is a report");
