@@ -37,7 +37,7 @@ EXAMPLES := sliding_window session_window stream_join deduplication buffering_si
 # The daemon that tests of clients run; built where it is not given.
 DSTL_BIN ?=
 
-.PHONY: help demo demo-flink examples test test-process test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-stages bench-java bench-python check-tools check-java check-promtool check-chromium fmt-check lint doc doc-test client-check server-check audit
+.PHONY: help demo demo-flink examples test test-process test-stores test-java test-python test-quixstreams test-pyflink examples-flink python-wheel test-flink flink-quick flink-jar verify bench bench-stages bench-java bench-peers bench-python check-tools check-java check-peers check-promtool check-chromium fmt-check lint doc doc-test client-check server-check audit
 
 help: ## List these tasks
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -148,6 +148,7 @@ verify: check-tools check-promtool check-chromium fmt-check lint doc doc-test cl
 
 fmt-check: ## Check the formatting
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path benches/peers/Cargo.toml --check
 
 lint: ## Run clippy; warnings are errors
 	$(WITH_LIBCLANG) $(CARGO) clippy --release --locked --workspace $(FEATURES) --all-targets -- -D warnings
@@ -187,6 +188,14 @@ bench-stages: check-tools ## Measure each stage of a write and of a restore by i
 bench-java: check-java shipped-daemon ## Measure the client for the JVM against a daemon (DSTL_BIN=…)
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' .ci/mvn -pl java test-compile exec:exec@bench
 
+# A workspace of its own, which shares the folder of the target: crates that both need are compiled once, RocksDB above all.
+PEERS = --release --locked --manifest-path benches/peers/Cargo.toml --target-dir '$(abspath $(TARGET))'
+
+bench-peers: check-tools check-peers ## Measure dstl beside Flink, Redis, SlateDB and RocksDB in one run (ARGS="--rounds 5 --only redis,slatedb --chart FILE")
+	@$(WITH_LIBCLANG) $(CARGO) build $(PEERS) && load="$$($(CARGO) bench --locked --bench load --no-run --message-format=json | \
+		sed -n '/"kind":\["bench"\]/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)" && \
+	$(TARGET)/release/dstl-peers --load "$$load" $(ARGS)
+
 bench-python: shipped-daemon ## Measure the client for Python beside redis-py (DSTL_BIN=… ARGS="--rounds 5")
 	DSTL_BIN='$(abspath $(or $(DSTL_BIN),$(DSTL)))' clients/python/benches/run.sh $(ARGS)
 
@@ -212,6 +221,18 @@ check-promtool: ## Check for promtool; as root on Debian, install it
 			echo 'check-promtool: LEFT OUT, promtool is not installed (apt-get install prometheus)'; \
 		fi; \
 	fi
+
+# A peer that is missing is left out, and the table says so.
+check-peers: ## Check for Redis, a JDK and Maven; as root on Debian, install them
+	@if ! command -v redis-server >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo 'check-peers: redis-server is missing; installing it' >&2; \
+			{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends redis-server; } >&2 || true; \
+		else \
+			echo 'check-peers: LEFT OUT, redis-server is not installed (apt-get install redis-server)' >&2; \
+		fi; \
+	fi
+	@$(MAKE) --no-print-directory check-java >&2 || true
 
 # The status page is tested in it; that test leaves it out where it is missing, but not in CI.
 check-chromium: ## Check for Chromium; as root on Debian, install it

@@ -35,6 +35,7 @@ mod materialization;
 mod operator_state;
 mod outage;
 mod page;
+mod peers;
 mod permutations;
 mod picky;
 mod pushback;

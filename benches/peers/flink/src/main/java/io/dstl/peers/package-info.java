@@ -1,0 +1,2 @@
+/** Flink as a peer of dstl. */
+package io.dstl.peers;
