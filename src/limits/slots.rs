@@ -148,10 +148,17 @@ impl State {
 }
 
 impl Slot {
-    /// Notes that the peer has asked for something; from now on it never has to leave.
+    /// Notes that the peer has asked for something; from now on it never has to leave. A peer that was made to leave
+    /// before stays unsettled.
     pub fn settle(&self) {
-        if !self.settled.swap(true, Ordering::AcqRel) {
-            self.slots.0.lock().waiting.remove(&self.number.load(Ordering::Relaxed));
+        if self.is_settled() {
+            return;
+        }
+        let mut state = self.slots.0.lock();
+        // Ordering: the peer is settled under the lock under which peers are evicted. If it were settled before, an
+        // eviction in between would give its place away, and the peer would stay without a place.
+        if state.waiting.remove(&self.number.load(Ordering::Relaxed)).is_some() {
+            self.settled.store(true, Ordering::Release);
         }
     }
 
@@ -224,6 +231,17 @@ mod tests {
         assert_eq!(slots.held(), 2, "it was given back before");
         drop(three);
         assert!(slots.take(None).is_some());
+    }
+
+    #[test]
+    fn a_peer_that_asks_after_it_was_made_to_leave_leaves() {
+        let slots = Slots::new(1, 1);
+        let late = slots.take(None).unwrap();
+        let next = slots.take(None).unwrap();
+        late.settle();
+        assert!(!late.is_settled(), "its place was given to the next");
+        next.settle();
+        assert!(next.is_settled() && slots.take(None).is_none());
     }
 
     #[test]
