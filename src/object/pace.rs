@@ -64,6 +64,7 @@ impl Pace {
 
     /// Waits until `requests` more may be made. A caller that is dropped while it waits may have used up its turn.
     pub(super) async fn admit(&self, requests: u32) {
+        let mut may_be_late = false;
         loop {
             // Ordering: turns are taken after the pause. If callers took them before it, they would all be due at its
             // end.
@@ -77,6 +78,12 @@ impl Pace {
                 return;
             }
             self.wait_until(turn).await;
+            // Callers that a stalled process wakes late are all due at once. Each takes another turn, or they would
+            // exceed the limit together; but only one, since in a process that is always late none would ever go.
+            if turn.elapsed() > BURST && !may_be_late {
+                may_be_late = true;
+                continue;
+            }
             // The store may have asked for a pause while this caller waited for its turn.
             if self.paused_until().is_none() {
                 return;
@@ -177,6 +184,26 @@ mod tests {
         let waited = waited.lines().find_map(|line| line.strip_prefix("dstl_object_paced_seconds_total ")).unwrap();
         let all: u128 = times.iter().sum();
         assert!((waited.parse::<f64>().unwrap() * 1000.0 - all as f64).abs() < 1000.0, "{waited} s, {all} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_a_stalled_process_wakes_late_do_not_go_at_once() {
+        let (pace, _) = pace(50);
+        let begun = Instant::now();
+        let callers = (0..30).map(|_| {
+            let pace = pace.clone();
+            tokio::spawn(async move {
+                pace.admit(1).await;
+                begun.elapsed().as_millis()
+            })
+        });
+        let callers: Vec<_> = callers.collect();
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let times: Vec<u128> = join_all(callers).await.into_iter().map(Result::unwrap).collect();
+        let at_once = times.iter().filter(|at| (2_000..2_010).contains(*at)).count();
+        assert!(at_once <= 7, "{times:?}");
+        assert!(times.iter().all(|at| *at <= 2_600), "{times:?}");
     }
 
     #[tokio::test(start_paused = true)]
