@@ -199,7 +199,6 @@ class OnRadosgw(Runner):
 
     def limited(self):
         said, seen = self.load("limited", 15, f"{LIMIT_KEY}={LIMIT}")
-        # The second daemon has no limit: it only reads.
         times = [at for at, method, _ in seen if method != "GET"]
         most = most_in_a_second(times)
         # Requests that left evenly may arrive together.

@@ -60,7 +60,7 @@ def main():
         assert not failed, failed
         outcomes = serving.requests()[1]
         paced = [line.split()[1] for line in serving.metrics().splitlines() if line.startswith("dstl_object_paced_seconds_total ")]
-    with Serving(store) as serving, serving.client() as client:
+    with Serving(store, settings) as serving, serving.client() as client:
         for writer in writers:
             restore = dstl.Restore.handles([writer.handle])
             with client.open(writer.job, "op", attempt=2, restore=restore) as backend:
