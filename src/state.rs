@@ -243,7 +243,7 @@ pub trait StateBackend: Send {
     /// # Errors
     /// As [`apply`](Self::apply).
     fn has_entries(&self, at: Address<'_>, kind: StateKind) -> Result<bool, StateError> {
-        // The first entry of a page is returned whatever its size, so no bytes are needed.
+        // The first entry of a page is returned at any size, so no bytes are needed.
         let first = PageLimit { entries: 1, bytes: 0 };
         let mut found = false;
         match kind {

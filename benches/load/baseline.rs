@@ -1,4 +1,4 @@
-//! What the machine does by itself at this moment: a bare echo, and writes that are synced to the disk.
+//! The speed of the machine by itself at this moment: of a bare echo, and of writes that are synced to the disk.
 
 use std::{
     fs::{self, File},

@@ -11,7 +11,7 @@ use super::{
     options::{Changelog, Inner, Options},
 };
 
-/// The figures of one measurement. A scenario leaves out what it does not measure.
+/// The figures of one measurement. A scenario leaves out those that it does not measure.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
     pub(crate) scenario: Scenario,
@@ -48,7 +48,7 @@ pub(crate) struct Figures {
     /// These figures over those of the floor of the same run.
     #[serde(serialize_with = "as_map")]
     of_floor: Vec<(&'static str, Value)>,
-    /// What only this scenario has.
+    /// Figures that only this scenario has.
     #[serde(flatten, serialize_with = "as_map")]
     others: Vec<(&'static str, Value)>,
 }

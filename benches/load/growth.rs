@@ -75,7 +75,7 @@ async fn of_backends(count: u64, options: &Options) -> Result<Figures, Fault> {
 /// States of one backend, which share the keys.
 async fn of_states(count: u64, options: &Options) -> Result<Figures, Fault> {
     let (daemon, client) = Daemon::start(options).await?;
-    // The backend itself is no part of what its states take.
+    // The backend itself is no part of the memory of its states.
     let source = Source::new(options);
     let backend = Writer::open(&client, "one", 1, source.clone()).await?;
     tokio::time::sleep(SETTLE).await;

@@ -52,7 +52,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub(crate) operations: u64,
     /// Keep the store here: a folder, or a URL, below which each daemon takes a place of its own [default: beside the
-    /// socket]. What lies below a URL stays there.
+    /// socket]. Objects below a URL stay there.
     #[arg(long, value_name = "FOLDER|URL")]
     pub(crate) store: Option<String>,
     /// Make the temporary folders here [default: the system's folder for them].
@@ -134,7 +134,7 @@ impl Options {
         own.into_iter().chain(self.set.iter().cloned()).collect()
     }
 
-    /// The same with more settings of the daemon; what was set on the command line goes first.
+    /// The same with more settings of the daemon; those of the command line go first.
     pub(crate) fn with(&self, settings: &[String]) -> Self {
         let key = |setting: &str| setting.split('=').next().unwrap_or_default().to_owned();
         let mut options = self.clone();

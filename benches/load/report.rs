@@ -14,7 +14,7 @@ impl Report {
         Self { json, floors: vec![] }
     }
 
-    /// Prints what a scenario measured, beside the machine's own figures and, if that was measured before, the floor.
+    /// Prints the figures of a scenario, beside the machine's own figures and, if that was measured before, the floor.
     pub(crate) fn print(&mut self, baseline: &Baseline, mut measured: Vec<Figures>) {
         for figures in &mut measured {
             figures.bare_echo_us = Some(baseline.echo_us);

@@ -56,7 +56,7 @@ async fn warm_restarts(options: &Options) -> Result<Figures, Fault> {
         let keys: Vec<u64> = (0..SINCE).map(|_| order.key()).collect();
         prepared.write(keys, options.batch).await?;
         let Prepared { source, session, backend, .. } = prepared;
-        // The task is gone: nobody closes its backend.
+        // The task is gone, so its backend stays open.
         drop((session, backend));
         let begun = Instant::now();
         let again = reopen(&client, attempt, source).await?;

@@ -152,7 +152,7 @@ impl Drop for Running {
 }
 
 impl Moment {
-    /// Puts what was done since then into the figures: operations, processor time, memory.
+    /// Puts the work since then into the figures: operations, processor time, memory.
     pub(crate) fn fill(&self, until: &Self, figures: &mut Figures) {
         let operations = until.operations.saturating_sub(self.operations);
         figures.operations = Some(operations);

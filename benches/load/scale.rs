@@ -123,7 +123,7 @@ impl Sample {
         Ok(Self { at: Instant::now(), metrics: daemon.metrics()?, daemon: daemon.usage()? })
     }
 
-    /// What the daemon did since then.
+    /// The work of the daemon since then.
     fn figures(&self, scenario: Scenario, daemon: &Daemon, options: &Options) -> Result<Figures, Fault> {
         let after = Self::of(daemon)?;
         let seconds = (after.at - self.at).as_secs_f64();

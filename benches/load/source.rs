@@ -48,7 +48,7 @@ impl Source {
         self.value_bytes
     }
 
-    /// SplitMix64.
+    /// The next number of the generator SplitMix64.
     fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

@@ -92,7 +92,7 @@ fn is_whole(before: &Metrics, after: &Metrics) -> Option<bool> {
     (counts(before) == counts(after)).then_some(started > completed + failed)
 }
 
-/// What was done in the slices of one kind.
+/// The operations in the slices of one kind.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     seconds: f64,

@@ -50,7 +50,7 @@ impl Numbers {
         Self(1)
     }
 
-    /// SplitMix64.
+    /// The next number of the generator SplitMix64.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -56,7 +56,7 @@ fn recent(manifest: &Manifest, ledger: &Ledger, snapshots: impl Iterator<Item = 
     let mut all: Vec<Contents> =
         recent.map(|record: &CheckpointRecord| manifest.contents(record)).chain(snapshots).collect();
     let base = manifest.materializations.iter().rev().find(|base| base.from.epoch() == owner).map(|base| base.uuid);
-    // The contents that the next checkpoint will have, whatever its cut.
+    // The contents that the next checkpoint will have, at any cut.
     all.push(manifest.contents_at(owner, base, Sqn(u64::MAX)));
     all
 }

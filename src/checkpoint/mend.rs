@@ -198,7 +198,7 @@ async fn let_go_of_lost(
     let lost = fence.checkpoints.iter().zip(0..).filter_map(|(record, part)| Some((record.identity, fault_of(part)?)));
     let lost: Vec<(CheckpointIdentity, String)> = lost.collect();
     fence.checkpoints.retain(|record| !lost.iter().any(|(identity, _)| *identity == record.identity));
-    // Without the checkpoints, parts of the log and bases may be needed by nobody.
+    // Without the checkpoints, parts of the log and bases may be garbage.
     fence.prune(&[]);
     Ok(lost)
 }

@@ -53,7 +53,7 @@ fn resolve(typed: Typed, host: &Host) -> Result<Config, Faults> {
     for (key, allowed) in merged.values.refused() {
         faults.push(merged.malformed(key, allowed));
     }
-    // Settings of an unreadable file are missing, so a rule could fail by defaults that nobody has chosen.
+    // Settings of an unreadable file are missing, so a rule could fail by defaults that the user did not choose.
     if !incomplete {
         let judged = |rule: &&Rule| rule.keys.iter().all(|key| !faulty.contains(*key));
         for rule in check::RULES.iter().filter(judged).filter(|rule| !(rule.holds)(&config)) {

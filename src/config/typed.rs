@@ -192,7 +192,7 @@ impl Typed {
         let Some((spec, entry)) = options::find_with_entry(key) else {
             let known = || options::all().map(|spec| spec.key);
             let misspelt = suggest::misspelt(key, known()).is_some();
-            // Ordering: Flink's names come before a suggestion, since their answer says what to write.
+            // Ordering: Flink's names come before a suggestion, since their answer gives the text to write.
             let fault = foreign::key(key, text, &origin, misspelt).unwrap_or_else(|| {
                 let advice = suggest::nearest(key, known()).map(Into::into);
                 Fault::UnknownKey { key: key.into(), origin, advice }

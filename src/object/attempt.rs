@@ -27,7 +27,7 @@ impl Store {
     pub(super) async fn create_once(&self, bound: Bound, path: &Path, payload: PutPayload) -> Result<Created, Failure> {
         let location = self.absolute(path);
         let size = length(payload.content_length());
-        // Never an overwrite: whatever exists under this name may be named by a manifest already.
+        // Never an overwrite: an object under this name may be named by a manifest already.
         let options = PutOptions::from(PutMode::Create);
         let put = self.0.store.put_opts(&location, payload.clone(), options);
         match self.request(Operation::Create, bound, bound.within(size, put)).await {
@@ -121,7 +121,7 @@ impl Store {
             // Says nothing about the object, so its size is not asked for.
             Err(error @ (AttemptError::Timeout { .. } | AttemptError::Held)) => Err(Failure::Again(error)),
             Err(error) => match self.head_once(bound, path).await {
-                // The size decides, whatever the error was: stores answer a range beyond the end in various ways.
+                // The size decides, and not the error: stores answer a range beyond the end in various ways.
                 Ok(meta) if meta.size < range.end => Err(Failure::Final(StoreError::OutOfRange {
                     path: path.clone(),
                     from: range.start,
@@ -191,7 +191,7 @@ impl Store {
                 while let Some(deleted) = deletions.next().await {
                     match deleted {
                         Ok(path) => {
-                            // Noted at once: if the attempt is cut short, the next one asks only for what is left.
+                            // Noted at once: if the attempt is cut short, the next one asks only for the rest.
                             left.lock().remove(&path);
                         }
                         Err(error) if Class::of(&error) == Class::NotFound => absent += 1,

@@ -175,7 +175,7 @@ impl ObjectStore for LocalStore {
         match &put {
             Ok(_) => self.sync_new_parents(location).await?,
             // The file may be of a process that was killed before it synced the directories. The caller will find its
-            // own bytes and call them durable, so they are made so now, whatever is remembered as durable.
+            // own bytes and call them durable, so they are made so now, even if they are remembered as durable.
             Err(Error::AlreadyExists { .. }) => self.sync_parents(location).await?,
             Err(_) => {}
         }

@@ -37,7 +37,7 @@ pub(super) fn requests<M: Message + Default>(body: Body, most: usize) -> impl St
         let (mut body, mut gathered) = rest?;
         loop {
             if let Some(message) = decode_first(&mut gathered, most) {
-                // After an undecodable message nobody knows where the next one begins, so the stream ends.
+                // After an undecodable message the beginning of the next one is unknown, so the stream ends.
                 let rest = message.is_ok().then_some((body, gathered));
                 return Some((message, rest));
             }

@@ -80,7 +80,7 @@ impl HashMapBackend {
     /// Calls `call` with the cuts and with the rest, which is read-only meanwhile.
     fn with_cuts<T>(&mut self, call: impl FnOnce(&mut Cuts, &Self) -> T) -> T {
         // The cuts change while they read the backend, so they are taken out. They read it through `copy_piece`,
-        // `changed` and `slice`, which do not look at the cuts. They are put back whatever `call` returns.
+        // `changed` and `slice`, which do not look at the cuts. They are put back even if `call` fails.
         let mut cuts = std::mem::take(&mut self.cuts);
         let result = call(&mut cuts, self);
         self.cuts = cuts;

@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Lines of its log that a broken child is told with.
 const LOG_LINES: usize = 8;
 
-/// What says why a program failed, in the logs of Rust's, of Java's and of C's.
+/// The words by which logs of programs in Rust, Java and C say why they failed.
 const REASONS: [&str; 4] = ["Caused by", "Exception", "error", "panicked"];
 
 /// The program of `command`, so that the kernel ends it when its parent dies, however that happens. Nothing that was

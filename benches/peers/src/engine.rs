@@ -83,7 +83,7 @@ struct Task<'a> {
     keys: Vec<u64>,
 }
 
-/// What the window began with.
+/// The counts at the beginning of the window.
 struct Begin {
     at: Instant,
     applied: u64,

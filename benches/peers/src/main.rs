@@ -7,9 +7,9 @@
 //! Each round runs each system once, in a process of its own, in a temporary folder of its own. The rounds alternate
 //! between the systems, so a slow minute of the machine meets all of them; each figure is the median of the rounds.
 //!
-//! | work | what one task does |
+//! | work | operations of one task |
 //! | --- | --- |
-//! | `update` | It writes values of 100 random bytes under 8-byte keys, uniform, in batches, with a durable point each second. |
+//! | `update` | Writes of 100 random bytes under uniform 8-byte keys, in batches, durable each second. |
 //! | `rmw` | It counts under such keys: it reads a counter, adds one and writes it. Redis counts by itself (`INCR`). |
 //!
 //! Every key is written once before the work; then comes a warm-up, then one window that counts. Work that is applied
@@ -42,7 +42,7 @@ use self::{
     system::{Engine, System},
 };
 
-/// The allocator of the daemon, which RocksDB gets as well: the engines in process have what dstl has.
+/// The allocator of the daemon, which RocksDB gets as well: the engines in process have the same one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

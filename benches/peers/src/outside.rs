@@ -14,7 +14,7 @@ use super::{
 /// Builds and runs that code.
 const FLINK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/flink/run.sh");
 
-/// What RocksDB may use, in dstl, in Flink and in process, as Flink and dstl take it: a size with its unit.
+/// The memory of RocksDB, in dstl, in Flink and in process, as Flink and dstl take it: a size with its unit.
 const DISK_BUDGET: &str = "512 mb";
 
 /// The heap of Flink's JVM, in GiB: all state lies in it, or none.
@@ -29,7 +29,7 @@ const PEAK: [&str; 2] = ["/daemon_peak_rss_bytes", "/saturated/0/daemon_peak_rss
 /// Why a system cannot be run on this machine.
 pub(crate) struct Absent(pub(crate) String);
 
-/// Looks for whatever a system needs, and builds it where it is built.
+/// Looks for the programs that a system needs, and builds those that are built.
 ///
 /// # Errors
 /// If it is not there: the system is left out.

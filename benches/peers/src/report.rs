@@ -70,7 +70,7 @@ impl LeftOut {
         Self { system, work, why: Why::Unasked, reason: "--only does not name it".to_owned() }
     }
 
-    /// This machine lacks what it needs.
+    /// This machine lacks a program that it needs.
     pub(crate) fn absent(system: System, work: Work, reason: String) -> Self {
         Self { system, work, why: Why::Absent, reason }
     }

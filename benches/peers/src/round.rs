@@ -14,7 +14,7 @@ use super::{
     system::{Driver, Engine, System},
 };
 
-/// What a system may take beside warm-up and window: its start, the fill, its last durable point, its end.
+/// The time that a system may take beside warm-up and window: its start, the fill, its last durable point, its end.
 const SLACK: Duration = Duration::from_secs(180);
 
 /// The slowest fill that is waited for, in keys a second.

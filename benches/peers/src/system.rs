@@ -109,7 +109,7 @@ impl System {
         }
     }
 
-    /// What it does each second, so that work is durable.
+    /// The step of each second that makes work durable.
     pub(crate) fn durability(self) -> &'static str {
         match self {
             Self::Floor => "none",

@@ -293,7 +293,7 @@ impl Book {
         known.applied_to = known.applied_to.max(new.applied_to);
         known.persisted_to = known.persisted_to.max(new.persisted_to);
         known.confirmed_to = known.confirmed_to.max(new.confirmed_to);
-        // Numbers of one stream only grow, so an older message cannot take back what a newer one has told.
+        // Numbers of one stream only grow, so an older message cannot take back the news of a newer one.
         self.granted = self.granted.max(new.credit);
         while let Some(front) = self.sent.pop_front() {
             match front {

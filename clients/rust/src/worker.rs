@@ -274,7 +274,7 @@ impl Worker {
         loop {
             match timeout_at(deadline, self.try_reconnect()).await {
                 Ok(Ok(started)) => {
-                    // Ordering: what the daemon has applied is settled before callers see the new acknowledgement.
+                    // Ordering: applied batches are settled before callers see the new acknowledgement.
                     self.book.on_started(&started)?;
                     self.publish();
                     return Ok(());

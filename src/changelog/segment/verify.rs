@@ -17,7 +17,7 @@ pub fn open_block(handle: &BlockHandle, stored: &Bytes) -> Result<Bytes, Segment
     if stored.len() as u64 != u64::from(handle.stored_length) {
         return Err(SegmentError::Format { offset, what: "a block is shorter or longer than recorded" });
     }
-    // Before decompression, so that a decoder never sees bytes that nobody wrote.
+    // Before decompression, so that a decoder never sees bytes that no writer made.
     let found = crc32fast::hash(stored);
     if found != handle.crc {
         return Err(SegmentError::Checksum { part: "a block", offset, expected: handle.crc, found });

@@ -185,7 +185,7 @@ impl View {
             whole => self.whole(whole),
         };
         match verdict {
-            // Nobody here can read which objects such a pin names, so every object may be among them.
+            // The objects that such a pin names cannot be read here, so every object may be among them.
             Verdict::Garbage(_) if self.pins.has_unknown() => Verdict::Kept(Kept::Pins),
             Verdict::Garbage(_) if is_young => Verdict::Kept(Kept::Grace),
             verdict => verdict,

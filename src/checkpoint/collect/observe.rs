@@ -121,7 +121,7 @@ impl<'a> Observer<'a> {
     /// when the sweep began. Cancel-safe.
     pub(super) async fn observe(&mut self, now_ms: TimeMs) -> Result<View, SweepError> {
         // Listed anew for each view, so that a chain that was opened meanwhile is found. Two views that miss the same
-        // new chain would call what it imports garbage.
+        // new chain would call its imports garbage.
         let objects = self.store.list(&layout::operators(self.job), self.retry).await?;
         for name in objects.iter().filter_map(|meta| ObjectName::parse(&meta.path)) {
             match name {
@@ -431,7 +431,7 @@ async fn read_page(
         Ok(Page::Pages(pages)) => PageContents { segments: vec![], pages },
         // Attachments name no objects.
         Ok(Page::Attachments(_)) => PageContents::default(),
-        // Nothing is deleted then: the damaged page names objects that nobody can list.
+        // Nothing is deleted then: the damaged page names objects that cannot be listed any more.
         Err(source) => return Err(SweepError::PageDamaged { object: path.to_string(), source }),
     };
     Ok((page, Some(contents)))

@@ -310,7 +310,7 @@ fn decode_block(place: &Place, block: &store::Block) -> Result<BlockHandle, &'st
     block.compression.check(u64::from(block.stored_length), u64::from(block.length))?;
     let end = block.stored_range().map(|range| range.end);
     let is_there = match place {
-        // Nobody knows here how long the segment is; only that the end can be computed.
+        // The length of the segment is unknown here; only its end can be computed.
         Place::Segment(_) => end.is_some(),
         Place::Inline(bytes) => end.is_some_and(|end| end <= bytes.len() as u64),
     };

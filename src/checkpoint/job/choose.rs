@@ -257,7 +257,7 @@ async fn decide(
         (Latest::Nothing | Latest::Inconsistent, _) => return Err(JobError::Inconsistent(job.clone())),
         (Latest::Checkpoint(newest), _) => newest,
     };
-    // A lost checkpoint that is newer than what was asked for is no concern of this choice.
+    // A lost checkpoint that is newer than the wanted one is no concern of this choice.
     let lost = candidates.lost.filter(|lost| candidates.allows(lost.checkpoint));
     if !wish.fallback {
         return match lost {

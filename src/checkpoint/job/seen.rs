@@ -126,7 +126,7 @@ impl Decisions {
     pub async fn turn(&self, job: &Name) -> OwnedMutexGuard<Seen> {
         let turns = {
             let mut jobs = self.0.lock();
-            // Jobs that nobody opens any more are forgotten here, since nothing tells when the last turn of a job has
+            // Jobs that nobody opens any more are forgotten here, since no event tells when the last turn of a job has
             // ended.
             jobs.retain(|_, turns| turns.strong_count() > 0);
             let known = jobs.get(job).and_then(Weak::upgrade);

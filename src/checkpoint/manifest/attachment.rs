@@ -103,7 +103,7 @@ impl Manifest {
         let home = Home { subtask: self.backend.subtask, epoch: self.owner().epoch.number };
         let mut here: Vec<&mut CheckpointRecord> =
             self.checkpoints.iter_mut().filter(|record| record.attachment.bytes_here() > 0).collect();
-        // Ends: `count` is at least 1, whatever the sizes.
+        // Ends: `count` is at least 1 for all sizes.
         while !here.is_empty() {
             let mut bytes = 0;
             let is_beyond = |record: &&mut CheckpointRecord| {

@@ -70,7 +70,7 @@ impl Manifest {
     /// If the bytes are damaged, or are not a valid manifest.
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let message: store::Manifest = envelope::open(Kind::Manifest, bytes)?;
-        // With the message beside it: what a map has folded together can be seen only there.
+        // With the message beside it: entries that a map has folded together can be seen only there.
         let checked = decode(&message).and_then(|manifest| check::check(&message, &manifest).map(|()| manifest));
         checked.map_err(|what| EnvelopeError::Contents(what.to_owned()))
     }

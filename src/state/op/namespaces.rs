@@ -72,7 +72,7 @@ fn values<B: StateBackend + ?Sized, L: FnMut(&Change<'_>)>(
 ) -> Result<Result<(), TooLong>, StateError> {
     let mut joined = Joined::new(writer.at, context, First::Wins);
     writer.backend.value(writer.at, &mut |stored| joined.add(stored))?;
-    // The target's own value is where joining begins. Only what the sources add is a change.
+    // Joining begins with the target's own value. Only the values that the sources add are a change.
     joined.is_changed = false;
     for source in sources {
         writer.backend.value(*source, &mut |stored| joined.add(stored))?;

@@ -79,7 +79,7 @@ pub(super) fn execute<B: StateBackend + ?Sized>(
         let namespace = (!all_namespaces).then_some(at.namespace);
         return scan::keys(backend, scan::Scan { state: at.state, namespace, token, limit }, context).map(Some);
     }
-    // Writes remove nothing that they meet. What they leave is hidden, and a read or a clean-up removes it.
+    // Writes remove no expired entry. Those that they leave are hidden, and a read or a clean-up removes them.
     let upkeep = context.upkeep.filter(|_| !op.is_write());
     let counts = matches!(op, Op::MapCount | Op::ListCount);
     let touches = ttl.update == TtlUpdate::OnReadAndWrite && !counts;

@@ -11,7 +11,7 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBat
 use super::{Driven, Point, counted, runs};
 use crate::{Fault, source::Source};
 
-/// What cache and memtables may use together: the budget of dstl and of Flink.
+/// The memory of cache and memtables together: the budget of dstl and of Flink.
 const BUDGET_BYTES: usize = 512 << 20;
 
 /// Flink's arithmetic for half of the budget in memtables: they may exceed their limit by half, and lie in the cache.
