@@ -15,7 +15,15 @@
 //! | a sweep of a job; local copies | this turn; the next turn comes as after a failure |
 //! | mere tidying | nothing: sweeps find the remains |
 
-use std::{any::Any, future::Future, panic::AssertUnwindSafe, sync::Arc, thread};
+use std::{
+    any::Any,
+    cell::Cell,
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
@@ -28,6 +36,12 @@ use tokio::{
 
 /// How much a thread of [`Tasks::aside`] gives way to others: the highest is 19.
 const NICENESS: i32 = 15;
+
+/// How long the thread of a work aside works until it [breathes](breathe).
+const STRETCH: Duration = Duration::from_micros(500);
+
+/// How long it sleeps then. Timers add about as much again.
+const BREATH: Duration = Duration::from_micros(50);
 
 /// The name of its threads.
 const ASIDE: &str = "dstl-aside";
@@ -120,6 +134,7 @@ impl Tasks {
         let (reply, answer) = oneshot::channel();
         let run = move || {
             give_way();
+            BREATHED.set(Some(Instant::now()));
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all().thread_name(ASIDE).max_blocking_threads(ASIDE_THREADS).on_thread_start(give_way);
             let done = builder.build().map_err(|error| Panicked { what, message: error.to_string() });
@@ -156,6 +171,23 @@ fn give_way() {
     // Linux applies this to the calling thread alone. If it is refused, the thread has the usual priority.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, NICENESS);
+}
+
+thread_local! {
+    /// On the thread of a work aside: when it slept last.
+    static BREATHED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Lets threads that wait for this processor have it, if this is the thread of a work [aside](Tasks::aside) that has
+/// worked for half a millisecond. Long loops of such a work call it at each turn. Elsewhere it does nothing.
+///
+/// A thread with a high nice value gets a small share, but is not interrupted as soon as another one has to run: Linux
+/// lets it work up to the next tick, for 4 ms at 250 ticks a second. A batch that comes meanwhile would wait so long.
+pub fn breathe() {
+    if BREATHED.get().is_some_and(|last| last.elapsed() >= STRETCH) {
+        thread::sleep(BREATH);
+        BREATHED.set(Some(Instant::now()));
+    }
 }
 
 async fn caught<T>(panics: &Counter, what: &'static str, work: impl Future<Output = T>) -> Result<T, Panicked> {
@@ -246,6 +278,18 @@ mod tests {
         let calls = futures::future::try_join_all(calls).await.unwrap();
         assert!(calls.iter().all(|call| *call == before), "{calls:?}");
         assert_eq!(blocking(niceness), before);
+    }
+
+    #[tokio::test]
+    async fn only_work_aside_sleeps_in_between() {
+        let spin = || {
+            let began = Instant::now();
+            while began.elapsed() < STRETCH {}
+            breathe();
+            BREATHED.get().map(|slept| slept > began)
+        };
+        assert_eq!(Tasks::default().aside("a test", move || async move { spin() }).await, Ok(Some(true)));
+        assert_eq!(spin(), None);
     }
 
     #[tokio::test]

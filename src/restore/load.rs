@@ -185,6 +185,7 @@ impl Read {
     /// The contents of the pieces in `bytes`, each verified.
     fn open(&self, bytes: &Bytes) -> Result<Vec<Bytes>, Refused> {
         let open = |(_, block): &(KeyGroup, PieceBlock)| {
+            tasks::breathe();
             let from = usize::try_from(block.offset - self.from).unwrap_or(usize::MAX).min(bytes.len());
             let stored = bytes.slice(from..from.saturating_add(block.stored_length as usize).min(bytes.len()));
             block.open(&stored).map_err(|error| Refused { offset: block.offset, error })

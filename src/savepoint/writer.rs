@@ -26,7 +26,10 @@ use super::{
     metadata::FORMAT_VERSION,
     reader::VERSION_KEY,
 };
-use crate::object::{PutPayload, PutPayloadMut};
+use crate::{
+    object::{PutPayload, PutPayloadMut},
+    tasks,
+};
 
 /// Bytes of rows after which a row group ends.
 const ROW_GROUP_BYTES: usize = 8 << 20;
@@ -36,6 +39,12 @@ const FILE_BYTES: usize = 64 << 20;
 
 /// Bytes by which a file in memory grows.
 const BLOCK_BYTES: usize = 1 << 20;
+
+/// Bytes of a page, which is compressed in one go.
+const PAGE_BYTES: usize = 128 << 10;
+
+/// The library looks at the size of a page each time that it has so many values more.
+const VALUES_PER_LOOK: usize = 64;
 
 /// Columns whose values repeat.
 const REPEATED: [&str; 4] = ["key_group", "subtask", "state", "kind"];
@@ -75,6 +84,8 @@ impl FileWriter {
             .set_created_by(format!("dstl {}", env!("CARGO_PKG_VERSION")))
             .set_key_value_metadata(Some(vec![KeyValue::new(VERSION_KEY.to_owned(), FORMAT_VERSION.to_string())]))
             .set_compression(zstd)
+            .set_data_page_size_limit(PAGE_BYTES)
+            .set_write_batch_size(VALUES_PER_LOOK)
             .set_dictionary_enabled(false);
         let repeats = |properties: parquet::file::properties::WriterPropertiesBuilder, column: &str| {
             properties.set_column_dictionary_enabled(ColumnPath::from(column), true)
@@ -140,6 +151,8 @@ impl Blocks {
 
 impl Write for Blocks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A page was compressed.
+        tasks::breathe();
         // A longer piece would become a block of its own length.
         let taken = bytes.get(..BLOCK_BYTES).unwrap_or(bytes);
         self.payload.extend_from_slice(taken);

@@ -2,7 +2,10 @@
 //! when it is full, the reader starts again with a smaller part.
 
 use super::{Change, PieceSnapshots as _, StateBackend, StateError, forward::forward, hashmap::HashMapBackend};
-use crate::types::{KeyGroup, KeyGroupRange, StateId};
+use crate::{
+    tasks,
+    types::{KeyGroup, KeyGroupRange, StateId},
+};
 
 /// A hash map of bounded size.
 pub struct BoundedBackend {
@@ -30,12 +33,17 @@ impl BoundedBackend {
         first: u64,
         read: &mut dyn FnMut(&Change<'_>),
     ) -> Result<Option<u64>, StateError> {
-        Ok(self.inner.copy_piece(state, key_group, first, read)?.checked_add(1))
+        let mut read = |change: &Change<'_>| {
+            tasks::breathe();
+            read(change);
+        };
+        Ok(self.inner.copy_piece(state, key_group, first, &mut read)?.checked_add(1))
     }
 }
 
 impl StateBackend for BoundedBackend {
     fn apply(&mut self, change: &Change<'_>) -> Result<(), StateError> {
+        tasks::breathe();
         self.inner.apply(change)?;
         // The size is known only after the change. A reader drops a full backend, so the change that is too much does
         // no harm.

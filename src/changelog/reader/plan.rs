@@ -8,6 +8,7 @@ use super::{ChangeBlock, ReadError, corrupt, object_of, path, store_error};
 use crate::{
     changelog::segment::{BlockHandle, Place, SegmentError, SegmentHandle, open_block},
     object::{Retry, Store},
+    tasks,
     types::{KeyGroupRange, SqnRange},
 };
 
@@ -97,6 +98,7 @@ impl Read {
     fn open(&self, start: u64, bytes: &Bytes) -> Result<Vec<ChangeBlock>, ReadError> {
         let Self { place, blocks, .. } = self;
         let open = |(handle, sqns): &(BlockHandle, SqnRange)| {
+            tasks::breathe();
             let opened = slice(bytes, start, handle).and_then(|stored| open_block(handle, &stored));
             let bytes = opened.map_err(|error| corrupt(place, *sqns, &error))?;
             Ok(ChangeBlock { place: place.clone(), handle: *handle, range: *sqns, bytes })
