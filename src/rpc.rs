@@ -19,6 +19,7 @@ pub mod listener;
 mod messages;
 mod pages;
 mod query;
+mod reply;
 mod server;
 mod session;
 #[cfg(any(test, feature = "testing"))]

@@ -1,38 +1,73 @@
-//! The floor of `update`: a server of the same messages on bare tonic, which decodes them, puts the bytes into a hash
-//! map, or into RocksDB without its log, and appends them to a buffer. It checks nothing, takes no checkpoints, and has
-//! no store.
+//! The floor of `update`: a server of the same messages on bare tonic, which reads them with dstl's own decoder, puts the
+//! bytes into a hash table, or into RocksDB without its log, and appends them to a buffer. It checks nothing, takes no
+//! checkpoints, and has no store.
+//!
+//! ```text
+//!   tonic ─▶ whole messages ─▶ batch, read in place ─▶ buffer
+//!                                       └────────────▶ hash table (`map`), or RocksDB (`disk`)
+//! ```
+//!
+//! What dstl does to be fast on this way, the floor does as well: nothing is decoded by prost but rare messages, batches
+//! that are there share an acknowledgement, and the look-ups of a batch wait for memory together. So it is a limit, and
+//! not a simpler server that is slower.
+
+#[cfg(feature = "rocksdb")]
+mod disk;
+mod map;
+mod table;
 
 use std::{
     collections::VecDeque,
-    future::ready,
+    convert::Infallible,
+    future::{Ready, ready},
     path::{Path, PathBuf},
     pin::Pin,
+    task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use dstl::proto::v1::{
-    self as pb, OperationKind, SessionRequest, SessionResponse,
+    self as pb, SessionRequest, SessionResponse,
     session_request::Request as Ask,
     session_response::Response as Answer,
     state_backend_service_server::{StateBackendService, StateBackendServiceServer},
 };
-use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream};
-use hashbrown::HashMap;
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http,
+    server::{Grpc, NamedService},
+    transport::Server,
+};
+use tower::Service;
 
+use self::table::Table;
 use super::{Fault, echo::incoming};
 
-/// Credit of a session, as the daemon gives it.
-const CREDIT: u64 = 32 << 20;
+const SESSION_PATH: &str = "/dstl.v1.StateBackendService/Session";
 
-/// The log is forgotten beyond so many bytes.
-const LOG_BYTES: usize = 64 << 20;
+/// Limits of HTTP/2, those of a daemon with much memory.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+const FRAME_BYTES: u32 = 64 << 10;
+
+/// Most messages that share an acknowledgement, as in the daemon.
+const ASKS_PER_ACKNOWLEDGEMENT: usize = 32;
 
 /// Serves until the process is killed; from RocksDB if there is a folder for it.
 pub(crate) async fn serve(socket: &Path, folder: Option<&Path>) -> Result<(), Fault> {
-    let service = StateBackendServiceServer::new(Floor { folder: folder.map(Path::to_owned) });
-    Server::builder().add_service(service).serve_with_incoming(incoming(socket)?).await?;
+    let floor = Floor { folder: folder.map(Path::to_owned) };
+    let service = Routed { others: StateBackendServiceServer::new(floor.clone()), floor };
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .add_service(service)
+        .serve_with_incoming(incoming(socket)?)
+        .await?;
     Ok(())
 }
 
@@ -41,156 +76,141 @@ struct Floor {
     folder: Option<PathBuf>,
 }
 
-/// All that a session has.
-struct Table {
-    entries: Entries,
-    log: Vec<u8>,
-    used: u64,
-    applied_to: u64,
+/// The generated service, except for sessions: their messages stay as they came.
+#[derive(Clone)]
+struct Routed {
+    others: StateBackendServiceServer<Floor>,
+    floor: Floor,
 }
 
-/// Where the entries are.
-enum Entries {
-    Map(HashMap<Bytes, Bytes>),
-    #[cfg(feature = "rocksdb")]
-    Disk(disk::Disk),
+impl NamedService for Routed {
+    const NAME: &'static str = <StateBackendServiceServer<Floor> as NamedService>::NAME;
 }
 
-impl Entries {
-    fn open(folder: Option<&Path>) -> Result<Self, Status> {
-        match folder {
-            None => Ok(Self::Map(HashMap::new())),
-            #[cfg(feature = "rocksdb")]
-            Some(folder) => Ok(Self::Disk(disk::Disk::open(folder)?)),
-            #[cfg(not(feature = "rocksdb"))]
-            Some(_) => Err(Status::unimplemented("this build has no RocksDB")),
-        }
+impl Service<http::Request<Body>> for Routed {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn get(&self, key: &Bytes) -> Result<Option<Bytes>, Status> {
-        match self {
-            Self::Map(entries) => Ok(entries.get(key).cloned()),
-            #[cfg(feature = "rocksdb")]
-            Self::Disk(disk) => disk.get(key),
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != SESSION_PATH {
+            return self.others.call(request);
         }
+        let floor = self.floor.clone();
+        Box::pin(async move { Ok(Grpc::new(SessionCodec).streaming(floor, request).await) })
+    }
+}
+
+/// Passes on each message of a client as its bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct SessionCodec;
+
+impl Codec for SessionCodec {
+    type Decode = Bytes;
+    type Decoder = Self;
+    type Encode = SessionResponse;
+    type Encoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
     }
 
-    /// Puts a value; on disk not before the end of the batch.
-    fn put(&mut self, key: &Bytes, value: &Bytes) {
-        match self {
-            Self::Map(entries) => {
-                // Copies: the bytes of the message would hold all of it.
-                let value = Bytes::copy_from_slice(value);
-                match entries.get_mut(key) {
-                    Some(entry) => *entry = value,
-                    None => _ = entries.insert(Bytes::copy_from_slice(key), value),
-                }
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Decoder for SessionCodec {
+    type Error = Status;
+    type Item = Bytes;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(bytes.copy_to_bytes(bytes.remaining())))
+    }
+}
+
+impl Encoder for SessionCodec {
+    type Error = Status;
+    type Item = SessionResponse;
+
+    fn encode(&mut self, response: SessionResponse, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        response.encode(out).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+/// A session on its way.
+struct Session {
+    asks: stream::Fuse<Streaming<Bytes>>,
+    table: Table,
+    ready: VecDeque<Answer>,
+    acknowledged_to: u64,
+}
+
+impl Session {
+    async fn next(&mut self) -> Result<Option<Answer>, Status> {
+        loop {
+            if let Some(answer) = self.ready.pop_front() {
+                return Ok(Some(answer));
             }
-            #[cfg(feature = "rocksdb")]
-            Self::Disk(disk) => disk.put(key, value),
+            if self.table.applied_to() > self.acknowledged_to {
+                self.acknowledged_to = self.table.applied_to();
+                return Ok(Some(self.table.acknowledgement()));
+            }
+            let Some(ask) = self.asks.try_next().await? else { return Ok(None) };
+            self.take(&ask)?;
+            for _ in 1..ASKS_PER_ACKNOWLEDGEMENT {
+                let Some(Some(ask)) = self.asks.try_next().now_or_never().transpose()? else { break };
+                self.take(&ask)?;
+            }
         }
     }
 
-    fn end_batch(&mut self) -> Result<(), Status> {
-        match self {
-            Self::Map(_) => Ok(()),
-            #[cfg(feature = "rocksdb")]
-            Self::Disk(disk) => disk.end_batch(),
+    fn take(&mut self, ask: &Bytes) -> Result<(), Status> {
+        if let Some(result) = self.table.batch(ask)? {
+            self.ready.extend((!result.results.is_empty()).then_some(Answer::Result(result)));
+            return Ok(());
         }
+        let ask = SessionRequest::decode(&**ask).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        match ask.request {
+            Some(Ask::Start(_)) => {
+                let started = pb::SessionStarted { applied_to: 0, credit: table::CREDIT };
+                self.ready.push_back(Answer::Started(started));
+            }
+            Some(Ask::Persist(mark)) => {
+                let persisted = pb::PersistReply { token: mark.token, persisted_to: self.table.applied_to() };
+                self.ready.push_back(Answer::Persisted(persisted));
+            }
+            // Batches of generated code alone come here.
+            _ => return Err(Status::unimplemented("the floor does not have it")),
+        }
+        Ok(())
     }
 }
 
-/// RocksDB with its own defaults, but for the log that a changelog makes superfluous.
-#[cfg(feature = "rocksdb")]
-mod disk {
-    use std::path::Path;
+impl Service<Request<Streaming<Bytes>>> for Floor {
+    type Response = Response<Answers<SessionResponse>>;
+    type Error = Status;
+    type Future = Ready<Result<Self::Response, Status>>;
 
-    use bytes::Bytes;
-    use rocksdb::{DB, Options, WriteBatch, WriteOptions};
-    use tonic::Status;
-
-    pub(super) struct Disk {
-        db: DB,
-        batch: WriteBatch,
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
     }
 
-    impl Disk {
-        pub(super) fn open(folder: &Path) -> Result<Self, Status> {
-            // Sessions come one after the other, and each begins with nothing.
-            let _ = std::fs::remove_dir_all(folder);
-            let mut options = Options::default();
-            options.create_if_missing(true);
-            let db = DB::open(&options, folder).map_err(|error| status(&error))?;
-            Ok(Self { db, batch: WriteBatch::default() })
-        }
-
-        pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Status> {
-            self.db.get(key).map(|value| value.map(Bytes::from)).map_err(|error| status(&error))
-        }
-
-        pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
-            self.batch.put(key, value);
-        }
-
-        pub(super) fn end_batch(&mut self) -> Result<(), Status> {
-            let mut options = WriteOptions::default();
-            options.disable_wal(true);
-            let batch = std::mem::take(&mut self.batch);
-            self.db.write_opt(batch, &options).map_err(|error| status(&error))
-        }
-    }
-
-    fn status(error: &rocksdb::Error) -> Status {
-        Status::internal(error.to_string())
-    }
-}
-
-impl Table {
-    fn open(folder: Option<&Path>) -> Result<Self, Status> {
-        Ok(Self { entries: Entries::open(folder)?, log: vec![], used: 0, applied_to: 0 })
-    }
-
-    fn batch(&mut self, batch: pb::Batch) -> Result<Vec<Answer>, Status> {
-        let number = batch.number;
-        self.used += batch.encoded_len() as u64;
-        let mut results = vec![];
-        for (at, operation) in (0..).zip(batch.operations) {
-            if operation.kind == i32::from(OperationKind::Get) {
-                let value = self.entries.get(&operation.key)?;
-                let found = value.is_some();
-                let value = value.unwrap_or_default();
-                results.push(pb::OperationResult { operation: at, found, value, ..Default::default() });
-                continue;
-            }
-            self.log.extend_from_slice(&operation.key);
-            self.log.extend_from_slice(&operation.value);
-            self.entries.put(&operation.key, &operation.value);
-        }
-        self.entries.end_batch()?;
-        if self.log.len() > LOG_BYTES {
-            self.log.clear();
-        }
-        self.applied_to = number + 1;
-        let result = Answer::Result(pb::BatchResult { number, results, repeated_batch: false });
-        let answered = matches!(&result, Answer::Result(result) if !result.results.is_empty());
-        Ok(answered.then_some(result).into_iter().chain([self.acknowledgement()]).collect())
-    }
-
-    fn acknowledgement(&self) -> Answer {
-        let (to, credit) = (self.applied_to, self.used + CREDIT);
-        Answer::Acknowledgement(pb::Acknowledgement { applied_to: to, persisted_to: to, confirmed_to: to, credit })
-    }
-
-    fn answers(&mut self, ask: Ask) -> Result<Vec<Answer>, Status> {
-        Ok(match ask {
-            Ask::Start(_) => vec![Answer::Started(pb::SessionStarted { applied_to: 0, credit: CREDIT })],
-            Ask::Batch(batch) => self.batch(batch)?,
-            Ask::Persist(mark) => {
-                let persisted_to = self.applied_to;
-                vec![Answer::Persisted(pb::PersistReply { token: mark.token, persisted_to })]
-            }
-            Ask::Barrier(_) | Ask::Notice(_) | Ask::Resume(_) => vec![],
-        })
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let session = |table| {
+            let asks = request.into_inner().fuse();
+            let session = Session { asks, table, ready: VecDeque::new(), acknowledged_to: 0 };
+            let answers = stream::try_unfold(session, |mut session| async {
+                let answer = session.next().await?;
+                Ok(answer.map(|answer| (SessionResponse { response: Some(answer) }, session)))
+            });
+            Response::new(answers.boxed())
+        };
+        ready(Table::open(self.folder.as_deref()).map(session))
     }
 }
 
@@ -246,22 +266,8 @@ impl StateBackendService for Floor {
         Ok(Response::new(pb::RegisterStatesResponse { states: states.collect() }))
     }
 
-    async fn session(
-        &self,
-        request: Request<Streaming<SessionRequest>>,
-    ) -> Result<Response<Self::SessionStream>, Status> {
-        let state = (request.into_inner(), Table::open(self.folder.as_deref())?, VecDeque::new());
-        let answers = stream::try_unfold(state, |(mut asks, mut table, mut ready)| async {
-            while ready.is_empty() {
-                let Some(ask) = asks.message().await? else { return Ok(None) };
-                if let Some(ask) = ask.request {
-                    ready.extend(table.answers(ask)?);
-                }
-            }
-            let response = ready.pop_front().map(|answer| SessionResponse { response: Some(answer) });
-            Ok(response.map(|response| (response, (asks, table, ready))))
-        });
-        Ok(Response::new(answers.boxed()))
+    async fn session(&self, _: Request<Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
+        Err(Status::unimplemented("sessions are served elsewhere"))
     }
 
     async fn read_checkpoint(

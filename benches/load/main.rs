@@ -6,7 +6,7 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | `floor` | updates into a hash map or RocksDB behind bare tonic, without checks, checkpoints or a store: the limit of the wire |
+//! | `floor` | updates into a hash table or RocksDB behind bare tonic, without checks, checkpoints or a store: the limit of the wire |
 //! | `update` … `window` | one task that does one kind of operation in pipelined batches, with a checkpoint each second |
 //! | `changelog`, `hot-keys`, `memory` | updates with and without a changelog; the log of skewed keys; the daemon's memory |
 //! | `materialization` | updates while state is materialized, and while it is not, told apart in one run |
@@ -51,6 +51,10 @@ use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
 use self::{figures::Figures, options::Options};
+
+/// The allocator of the daemon: the floor has the same one, and with it huge pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Any error of a measurement.
 type Fault = Box<dyn std::error::Error + Send + Sync>;

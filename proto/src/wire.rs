@@ -6,7 +6,9 @@
 //! ```
 //!
 //! These tags, in ascending order and each at most once, are the form of any generated code. It is called the *usual
-//! form* here. A message in another form is left to prost.
+//! form* here. A message in another form is left to prost. [`results`] does the same for the answers.
+
+pub mod results;
 
 use bytes::Bytes;
 use prost::encoding::decode_varint;

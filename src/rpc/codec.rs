@@ -22,8 +22,8 @@ use crate::{
     types::Limits,
 };
 
-/// Bytes of a small write operation, to guess how many operations a batch has.
-const SMALL_OPERATION_BYTES: usize = 64;
+/// Bytes of the shortest useful operation, which bounds the guess how many operations a batch has.
+const SHORT_OPERATION_BYTES: usize = 16;
 
 const BUFFER_BYTES: usize = 8 << 10;
 const YIELD_BYTES: usize = 32 << 10;
@@ -82,14 +82,20 @@ pub(super) fn decode_usual(message: &Bytes) -> Option<Incoming> {
 /// operations. After `None`, prost has to decode it.
 pub(super) fn operations(mut batch: &[u8], most: usize) -> Option<(u64, Vec<Operation<'_>>)> {
     let mut number = 0;
-    // A guess from the length, bounded by the limit: a client cannot make the daemon take memory by a number alone.
-    let mut operations = Vec::with_capacity((batch.len() / SMALL_OPERATION_BYTES).min(most));
+    let mut operations = Vec::new();
     while let Some((&field, rest)) = batch.split_first() {
         batch = rest;
         match field {
             tag::NUMBER_IN_BATCH => number = take_varint(&mut batch)?,
             tag::OPERATION_IN_BATCH if operations.len() < most => {
-                let fields = Fields::read(take_bytes(&mut batch)?)?;
+                let bytes = take_bytes(&mut batch)?;
+                if operations.is_empty() {
+                    // A guess: the others are as long as the first. It is bounded by the bytes that have come, so a
+                    // client cannot make the daemon take memory by a number alone.
+                    let others = batch.len() / bytes.len().max(SHORT_OPERATION_BYTES);
+                    operations.reserve_exact((1 + others).min(most));
+                }
+                let fields = Fields::read(bytes)?;
                 // A wrong operation is left to the other reader as well, whose error names its index and field.
                 operations.push(convert::operation(&fields).ok()?);
             }

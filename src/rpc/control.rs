@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-use super::{access::Access, codec::Incoming, convert, pages, query, session, status};
+use super::{access::Access, codec::Incoming, convert, pages, query, reply::Reply, session, status};
 use crate::{
     backend::{Backend, Directory, Environment, RestoreFrom},
     checkpoint::discard::Discard,
@@ -231,7 +231,8 @@ impl StateBackendService for Service {
     ) -> Result<Response<Self::SessionStream>, Status> {
         // For servers without `Routed`, which has faster sessions.
         let (access, requests) = Access::enter(&self.jobs, request);
-        Ok(Response::new(session::serve(self.directory.clone(), access, requests.map_ok(Incoming::Request))))
+        let replies = session::serve(self.directory.clone(), access, requests.map_ok(Incoming::Request));
+        Ok(Response::new(replies.map_ok(Reply::into_message).boxed()))
     }
 
     async fn apply_batch(

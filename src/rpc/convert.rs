@@ -346,7 +346,7 @@ pub(super) fn to_batch_result(result: BatchResult) -> v1::BatchResult {
     }
 }
 
-fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
+pub(super) fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
     let mut result = v1::OperationResult { operation, ..Default::default() };
     match answer {
         None | Some(Answer::AskAgain) => result.set_outcome(v1::Outcome::AskAgain),

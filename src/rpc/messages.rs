@@ -24,8 +24,30 @@ const HEADER_BYTES: usize = 5;
 /// Short messages that are ready are sent together, up to this many bytes.
 const TOGETHER_BYTES: usize = 32 << 10;
 
+/// A message that can be sent.
+pub(super) trait Outgoing {
+    /// Number of bytes that [`put`](Self::put) appends.
+    fn len_in_bytes(&self) -> usize;
+
+    /// Appends its bytes to `out`.
+    ///
+    /// # Errors
+    /// If it cannot be encoded.
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Status>;
+}
+
+impl<M: Message> Outgoing for M {
+    fn len_in_bytes(&self) -> usize {
+        self.encoded_len()
+    }
+
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Status> {
+        self.encode(out).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
 /// The response to a call that streams `messages`.
-pub(super) fn respond<M: Message + 'static>(messages: BoxStream<'static, Result<M, Status>>) -> http::Response<Body> {
+pub(super) fn respond<M: Outgoing + 'static>(messages: BoxStream<'static, Result<M, Status>>) -> http::Response<Body> {
     let mut response = http::Response::new(Body::new(Messages { messages, together: vec![], end: End::Open }));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
@@ -95,15 +117,15 @@ struct Messages<M> {
     end: End,
 }
 
-impl<M: Message> Messages<M> {
+impl<M: Outgoing> Messages<M> {
     fn encode(&mut self, message: &M) -> Result<(), Status> {
-        let length = message.encoded_len();
+        let length = message.len_in_bytes();
         let header = u32::try_from(length).map_err(|_| Status::internal("a message of more than 4 GiB"))?;
         // Exactly, since the buffer is given away with the frame: room to grow would be memory that nobody uses.
         self.together.reserve_exact(HEADER_BYTES + length);
         self.together.put_u8(0);
         self.together.put_u32(header);
-        message.encode(&mut self.together).map_err(|error| Status::internal(error.to_string()))
+        message.put(&mut self.together)
     }
 
     /// A frame with all encoded messages; it takes their buffer over.
@@ -112,7 +134,7 @@ impl<M: Message> Messages<M> {
     }
 }
 
-impl<M: Message> HttpBody for Messages<M> {
+impl<M: Outgoing> HttpBody for Messages<M> {
     type Data = Bytes;
     type Error = Status;
 

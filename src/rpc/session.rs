@@ -17,12 +17,15 @@ use tonic::Status;
 use super::{
     access::Access,
     codec::{self, Incoming},
-    convert, guard, status,
+    convert, guard,
+    messages::Outgoing as _,
+    reply::Reply,
+    status,
 };
 use crate::{
     backend::{Acknowledgement, Directory, Operation, Refusal, Session, SessionEvent},
     error::{Error, Reason, Scope},
-    proto::v1::{self, SessionRequest, SessionResponse, session_request::Request, session_response::Response},
+    proto::v1::{self, SessionRequest, session_request::Request, session_response::Response},
 };
 
 /// Most requests that are handled before an acknowledgement is sent, if they are there already: several batches share
@@ -37,7 +40,7 @@ const READY_RESPONSES: usize = 4;
 const READY_BYTES: usize = 256 << 10;
 
 /// The response stream of a session.
-pub(super) type Responses = BoxStream<'static, Result<SessionResponse, Status>>;
+pub(super) type Responses = BoxStream<'static, Result<Reply, Status>>;
 
 /// A session and its stream.
 struct Wire {
@@ -48,7 +51,7 @@ struct Wire {
     requests: BoxStream<'static, Result<Incoming, Status>>,
     /// Whether the client may still send requests.
     open: bool,
-    ready: VecDeque<Response>,
+    ready: VecDeque<Reply>,
     /// Bytes of the results in `ready`.
     ready_bytes: usize,
     /// A batch of reads for whose answer there is no room before `ready` is sent.
@@ -89,7 +92,7 @@ pub(super) fn serve(
             }
         };
         match next {
-            Some(Ok(response)) => Some((Ok(SessionResponse { response: Some(response) }), Some(wire))),
+            Some(Ok(reply)) => Some((Ok(reply), Some(wire))),
             Some(Err(status)) => Some((Err(status), None)),
             None => None,
         }
@@ -99,12 +102,12 @@ pub(super) fn serve(
 
 impl Wire {
     /// The next response. Cancel-safe: if dropped, nothing is lost.
-    async fn next(&mut self) -> Option<Result<Response, Status>> {
+    async fn next(&mut self) -> Option<Result<Reply, Status>> {
         loop {
             // Events stay in the session's outbox until they are sent: if the stream breaks, the next session gets
             // them.
-            if let Some(response) = self.ready.pop_front().or_else(|| self.take_event()) {
-                return Some(Ok(response));
+            if let Some(reply) = self.ready.pop_front().or_else(|| self.take_event().map(Reply::from)) {
+                return Some(Ok(reply));
             }
             // All results were taken by now.
             self.ready_bytes = 0;
@@ -119,7 +122,7 @@ impl Wire {
                 return end.err().map(Err);
             }
             if let Some(acknowledgement) = self.acknowledge() {
-                return Some(Ok(acknowledgement));
+                return Some(Ok(acknowledgement.into()));
             }
             let owed = self.session.as_ref().is_some_and(Session::is_owed);
             // A client that has half-closed still gets the answers that it is owed.
@@ -222,7 +225,7 @@ impl Wire {
     async fn handle(&mut self, request: Request) {
         let Some(session) = &mut self.session else {
             match self.start(request) {
-                Ok(started) => self.ready.push_back(started),
+                Ok(started) => self.ready.push_back(started.into()),
                 Err(error) => self.finish(&error),
             }
             return;
@@ -248,7 +251,7 @@ impl Wire {
                     Refusal::Request(error) => {
                         let error = Some(status::message(&error));
                         let failed = v1::CheckpointFailed { checkpoint_id: id, error };
-                        self.ready.push_back(Response::CheckpointFailed(failed));
+                        self.ready.push_back(Response::CheckpointFailed(failed).into());
                         Ok(())
                     }
                     other => self.refuse(other, v1::session_halted::Refused::CheckpointId(id)),
@@ -259,7 +262,8 @@ impl Wire {
                 .and_then(|(kind, target)| session.notice(kind, target))
                 .map(|outcome| {
                     let outcome = convert::to_outcome(outcome).into();
-                    self.ready.push_back(Response::Notice(v1::NoticeReply { notice: Some(notice), outcome }));
+                    let reply = v1::NoticeReply { notice: Some(notice), outcome };
+                    self.ready.push_back(Response::Notice(reply).into());
                 }),
             Request::Resume(resume) => session.resume(resume.number),
             Request::Persist(mark) => session.persist(mark.token),
@@ -268,11 +272,11 @@ impl Wire {
     }
 
     /// Takes in the result of batch `number`.
-    fn applied(&mut self, number: u64, applied: Result<Option<v1::BatchResult>, Refusal>) -> Result<(), Refusal> {
+    fn applied(&mut self, number: u64, applied: Result<Option<Reply>, Refusal>) -> Result<(), Refusal> {
         applied
             .map(|result| {
-                self.ready_bytes += result.as_ref().map_or(0, v1::BatchResult::encoded_len);
-                self.ready.extend(result.map(Response::Result));
+                self.ready_bytes += result.as_ref().map_or(0, Reply::len_in_bytes);
+                self.ready.extend(result);
             })
             .or_else(|refusal| self.refuse(refusal, v1::session_halted::Refused::Batch(number)))
     }
@@ -281,7 +285,7 @@ impl Wire {
     fn answer(&mut self, handled: Result<(), Refusal>) {
         match handled {
             Ok(()) => {}
-            Err(Refusal::Request(error)) => self.ready.push_back(Response::Error(status::message(&error))),
+            Err(Refusal::Request(error)) => self.ready.push_back(Response::Error(status::message(&error)).into()),
             Err(Refusal::Over(error) | Refusal::Halted { error, .. }) => self.finish(&error),
         }
     }
@@ -304,7 +308,8 @@ impl Wire {
     fn refuse(&mut self, refusal: Refusal, refused: v1::session_halted::Refused) -> Result<(), Refusal> {
         let Refusal::Halted { first_failed, error } = refusal else { return Err(refusal) };
         let error = Some(status::message(&error));
-        self.ready.push_back(Response::Halted(v1::SessionHalted { first_failed, error, refused: Some(refused) }));
+        let halted = v1::SessionHalted { first_failed, error, refused: Some(refused) };
+        self.ready.push_back(Response::Halted(halted).into());
         Ok(())
     }
 
@@ -355,7 +360,7 @@ impl Wire {
 }
 
 /// Applies one batch that prost has decoded.
-async fn apply_decoded(session: &mut Session, batch: &v1::Batch) -> Result<Option<v1::BatchResult>, Refusal> {
+async fn apply_decoded(session: &mut Session, batch: &v1::Batch) -> Result<Option<Reply>, Refusal> {
     let bytes = batch.encoded_len() as u64;
     match convert::operations(batch) {
         Ok(operations) => apply(session, batch.number, bytes, &operations).await,
@@ -369,6 +374,6 @@ async fn apply(
     number: u64,
     bytes: u64,
     operations: &[Operation<'_>],
-) -> Result<Option<v1::BatchResult>, Refusal> {
-    Ok(session.apply(number, bytes, operations).await?.map(convert::to_batch_result))
+) -> Result<Option<Reply>, Refusal> {
+    Ok(session.apply(number, bytes, operations).await?.map(Reply::from))
 }

@@ -260,6 +260,12 @@ impl Op<'_> {
         }
     }
 
+    /// Whether the operation reads one entry, and nothing else.
+    #[must_use]
+    pub fn is_point(&self) -> bool {
+        matches!(self, Self::Get | Self::MapGet { .. } | Self::MapContains { .. })
+    }
+
     /// Whether an operation without a key may name a key group.
     #[must_use]
     pub fn may_be_of_key_group(&self) -> bool {

@@ -5,7 +5,7 @@ use std::pin::pin;
 use dstl::{
     backend::{Operation, RestoreFrom},
     state::op::{Answer, Op},
-    types::{InnerBackend, StateDescriptor, StateId, StateKind, Ttl},
+    types::{InnerBackend, KeyGroupRange, StateDescriptor, StateId, StateKind, Ttl},
 };
 
 use super::support::{Daemon, Settings, Task, World, group_of, on_both};
@@ -17,6 +17,15 @@ const AGING: StateId = StateId(4);
 /// Batches that fill the maps, of so many entries each.
 const BATCHES: u32 = 10;
 const ENTRIES: u32 = 1_000;
+
+/// Values that are read one by one.
+const KEYS: u32 = 3_000;
+
+/// An operation on a value.
+fn at<'a>(groups: KeyGroupRange, key: &'a str, op: Op<'a>) -> Operation<'a> {
+    let key_group = Some(group_of(groups, key));
+    Operation { state: VALUE, key_group, key: key.as_bytes(), namespace: b"", op }
+}
 
 /// A task with two maps of ten thousand entries, one of them with a time to live.
 async fn with_maps(daemon: &Daemon) -> Task {
@@ -70,4 +79,30 @@ async fn a_long_batch_is_answered_as_if_at_once_and_ends_with_its_caller(inner: 
     assert_eq!((result.answers.len(), acknowledgement.applied_to), (100, u64::from(BATCHES) + 1));
 }
 
-on_both! { a_long_batch_is_answered_as_if_at_once_and_ends_with_its_caller }
+async fn values_are_read_many_at_a_time_in_memory_and_before_the_writes_behind_them(inner: InnerBackend) {
+    let world = World::new();
+    let daemon = Daemon::start(&world, Settings::on_request(inner, 1));
+    let mut task = daemon.task(1, RestoreFrom::Empty).await.unwrap();
+    let groups = task.opened.shape.key_groups;
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("key {n}")).collect();
+    let puts: Vec<_> = keys.iter().skip(1).map(|key| at(groups, key, Op::Put(key.as_bytes()))).collect();
+    task.apply(0, 0, &puts).unwrap();
+    let mut operations: Vec<_> = keys.iter().map(|key| at(groups, key, Op::Get)).collect();
+    let backend = task.opened.backend.clone();
+    for (reads, at_once) in [(&operations[..500], inner == InnerBackend::HashMap), (&operations[..], false)] {
+        let mut reading = pin!(backend.apply_batch(backend.epoch(), None, 0, reads));
+        assert_eq!(futures::poll!(reading.as_mut()).is_ready(), at_once, "{} reads", reads.len());
+    }
+    operations.extend([at(groups, &keys[0], Op::Put(b"late")), at(groups, &keys[0], Op::Get)]);
+    let result = task.apply(1, 0, &operations).unwrap().unwrap();
+    let value = |key: &String| Some(Answer::Value(Some(key.clone().into())));
+    let mut expected: Vec<_> = (0..).zip(keys.iter().map(value)).collect();
+    expected[0].1 = Some(Answer::Value(None));
+    expected.push((KEYS + 1, value(&"late".to_owned())));
+    assert_eq!(result.answers, expected);
+}
+
+on_both! {
+    a_long_batch_is_answered_as_if_at_once_and_ends_with_its_caller
+    values_are_read_many_at_a_time_in_memory_and_before_the_writes_behind_them
+}

@@ -173,6 +173,10 @@ impl Applied {
     #[must_use]
     pub fn result(&self, operation: usize) -> Option<&OperationResult> {
         let index = u32::try_from(operation).ok()?;
+        // In a batch of reads alone, each result has the position of its operation.
+        if let Some(result) = self.results.get(operation).filter(|result| result.operation == index) {
+            return Some(result);
+        }
         let position = self.results.binary_search_by_key(&index, |result| result.operation).ok()?;
         self.results.get(position)
     }
@@ -184,9 +188,9 @@ impl Applied {
     /// has no result.
     pub fn get<R>(&self, slot: Slot<R>) -> Result<R, ClientError> {
         match self.result(slot.index as usize) {
-            Some(result) => (slot.reader)(result.clone()),
+            Some(result) => (slot.reader)(result),
             None if slot.is_read => Err(ClientError::Incomplete("the result of a read")),
-            None => (slot.reader)(OperationResult::default()),
+            None => (slot.reader)(&OperationResult::default()),
         }
     }
 }

@@ -12,7 +12,7 @@ use dstl_proto::v1::{Operation, OperationKind, OperationResult, Outcome};
 const NO: &() = &();
 
 /// Reads the result of an operation.
-pub(super) type Reader<R> = fn(OperationResult) -> Result<R, ClientError>;
+pub(super) type Reader<R> = fn(&OperationResult) -> Result<R, ClientError>;
 
 /// One operation on a state, which has not run yet. The methods of handles make them.
 ///
@@ -135,7 +135,7 @@ impl private::Put<OperationResult> for &Operation {
     }
 
     fn reader(&self) -> Reader<OperationResult> {
-        Ok
+        |result| Ok(result.clone())
     }
 }
 
@@ -157,7 +157,7 @@ impl private::Put<OperationResult> for RawOperation<'_> {
     }
 
     fn reader(&self) -> Reader<OperationResult> {
-        Ok
+        |result| Ok(result.clone())
     }
 }
 
@@ -165,20 +165,20 @@ impl Op for RawOperation<'_> {
     type Output = OperationResult;
 }
 
-fn done(_: OperationResult) -> Result<(), ClientError> {
+fn done(_: &OperationResult) -> Result<(), ClientError> {
     Ok(())
 }
 
-fn outcome(result: OperationResult) -> Result<Outcome, ClientError> {
+fn outcome(result: &OperationResult) -> Result<Outcome, ClientError> {
     Ok(result.outcome())
 }
 
-fn count(result: OperationResult) -> Result<u64, ClientError> {
+fn count(result: &OperationResult) -> Result<u64, ClientError> {
     Ok(result.count)
 }
 
-fn value<V: Decode>(result: OperationResult) -> Result<Option<V>, ClientError> {
-    result.found.then(|| V::decode(result.value)).transpose()
+fn value<V: Decode>(result: &OperationResult) -> Result<Option<V>, ClientError> {
+    result.found.then(|| V::decode(result.value.clone())).transpose()
 }
 
 /// Removes everything of `key`.
@@ -240,7 +240,7 @@ impl<K: ?Sized, V: Decode> ValueState<K, V> {
     /// default value, unless empty bytes are a `V`.
     #[inline]
     pub fn get_or_default<'a>(&'a self, key: &'a (impl Form<K> + ?Sized)) -> impl Op<Output = V> {
-        One::new(self.scope().target(OperationKind::Get), key, NO, NO, |result| V::decode(result.value))
+        One::new(self.scope().target(OperationKind::Get), key, NO, NO, |result| V::decode(result.value.clone()))
     }
 }
 

@@ -145,7 +145,7 @@ impl Session {
         let reader = operation.reader();
         let mut alone = BatchBuilder::new();
         alone.push(operation);
-        reader(self.operate(alone).await?)
+        reader(&self.operate(alone).await?)
     }
 
     async fn operate(&self, operation: BatchBuilder) -> Result<OperationResult, ClientError> {

@@ -6,7 +6,7 @@
 //! The bytes are the same as prost's: defaults are omitted and fields ascend. So the encoded length, which costs
 //! credit, is the same on both sides.
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf as _, BufMut, Bytes};
 use prost::{
     Message as _,
     encoding::{encode_varint, encoded_len_varint},
@@ -18,8 +18,8 @@ use tonic::{
 
 use super::{ClientError, Encode};
 use dstl_proto::{
-    v1::{OperationKind, SessionRequest, SessionResponse},
-    wire::{kind_and_state, tag, take_bytes, take_tag},
+    v1::{OperationKind, SessionRequest, SessionResponse, session_response::Response},
+    wire::{kind_and_state, results, tag, take_bytes, take_tag},
 };
 
 /// Most bytes of a request besides the operations of its batch: two tags with the number and the length.
@@ -294,7 +294,11 @@ impl Decoder for SessionCodec {
     type Item = SessionResponse;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<SessionResponse>, Status> {
-        SessionResponse::decode(bytes).map(Some).map_err(|error| Status::internal(error.to_string()))
+        let message = bytes.copy_to_bytes(bytes.remaining());
+        if let Some(result) = results::read(&message) {
+            return Ok(Some(SessionResponse { response: Some(Response::Result(result)) }));
+        }
+        SessionResponse::decode(message).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 
     fn buffer_settings(&self) -> BufferSettings {

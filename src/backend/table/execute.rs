@@ -51,6 +51,7 @@ impl Table {
         let limits = &self.env.options.limits;
         let mut view = ahead.view(limits, self.scope);
         view.time = self.time;
+        view.expect(operations.iter().skip(view.done).filter(|operation| operation.op.answers()).count());
         let Self { inner, states, key_groups, clean_ups, marks, .. } = self;
         let all = self.shape.key_groups;
         let cursors = Arc::clone(clean_ups.lists());

@@ -32,22 +32,53 @@ use crate::{
 /// Bytes of an answer that count as one entry.
 const ENTRY_BYTES: usize = 64;
 
+/// The cost of an operation that may read many entries, in operations that read one from memory.
+const OTHER_COST: usize = 16;
+
 /// About the bytes that one page of a count reads.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Bounds of one slice.
+/// Bounds of one slice: about a millisecond of work.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SliceSize {
-    /// Most operations of one slice.
-    pub(super) operations: usize,
+struct SliceSize {
+    /// Most operations of one slice, each of them as many as it [costs](Self::cost).
+    work: usize,
+    /// The cost of an operation that reads one entry.
+    point: usize,
     /// Most entries that are looked at.
-    pub(super) entries: usize,
+    entries: usize,
 }
 
 impl SliceSize {
-    /// The size for reads that may have to wait for a disk, or not: about a millisecond of work.
-    pub(super) fn new(may_block: bool) -> Self {
-        if may_block { Self { operations: 8, entries: 4_096 } } else { Self { operations: 64, entries: 65_536 } }
+    /// The size for reads that may have to wait for a disk, or not.
+    fn new(may_block: bool) -> Self {
+        if may_block {
+            Self { work: 8 * OTHER_COST, point: OTHER_COST, entries: 4_096 }
+        } else {
+            Self { work: 64 * OTHER_COST, point: 1, entries: 65_536 }
+        }
+    }
+
+    fn cost(self, op: &Op<'_>) -> usize {
+        if op.is_point() { self.point } else { OTHER_COST }
+    }
+
+    /// The number of leading reads of `operations` that fit one slice.
+    fn fitting(self, operations: &[Operation<'_>]) -> usize {
+        let mut left = self.work;
+        let fits = |operation: &&Operation<'_>| {
+            let after = left.checked_sub(self.cost(&operation.op));
+            left = after.unwrap_or(0);
+            !operation.op.is_write() && after.is_some()
+        };
+        operations.iter().take_while(fits).count()
+    }
+
+    /// Whether one slice is enough for all leading reads of `operations`.
+    fn takes_all(self, operations: &[Operation<'_>]) -> bool {
+        let (reads, rest) = operations.split_at(self.fitting(operations));
+        let counts = |operation: &Operation<'_>| matches!(operation.op, Op::MapCount | Op::ListCount);
+        rest.first().is_none_or(|operation| operation.op.is_write()) && !reads.iter().any(counts)
     }
 }
 
@@ -115,14 +146,13 @@ impl Table {
         ahead: &mut Ahead,
         changes_nothing: bool,
     ) -> Result<bool, String> {
-        // A batch that fits one slice gains nothing: the body reads it in one go.
         let may_block = self.inner.may_block();
         let size = SliceSize::new(may_block);
-        let counts = |operation: &Operation<'_>| matches!(operation.op, Op::MapCount | Op::ListCount);
-        if operations.len() <= size.operations && !operations.iter().any(counts) {
-            return Ok(false);
-        }
         if ahead.slices == 0 {
+            // Leading reads that fit one slice gain nothing: the body reads them in one go, and checks the batch once.
+            if size.takes_all(operations) {
+                return Ok(false);
+            }
             // The body checks again, and returns the error. Before that nothing may be read of a batch that is refused.
             if self.check_batch(operations).is_err() {
                 return Ok(false);
@@ -142,12 +172,17 @@ impl Table {
         size: SliceSize,
         changes_nothing: bool,
     ) -> Result<bool, StateError> {
-        let (end, mut entries) = (ahead.view.done + size.operations, size.entries);
+        let (done, mut entries) = (ahead.view.done, size.entries);
+        let end = done + size.fitting(operations.get(done..).unwrap_or_default());
         let may_block = self.inner.may_block();
         // If many reads may each wait for a disk, none of them cleans up expired entries.
-        let is_long = may_block && operations.len() > size.operations;
+        let is_long = may_block && operations.len() > size.work / OTHER_COST;
+        // The key groups are those of this batch: no other batch was checked since.
+        let places = operations.iter().zip(&self.key_groups).take(end).skip(done);
+        self.inner.warm(&mut places.map(|(operation, group)| address(operation, *group)));
         while let Some(operation) = operations.get(ahead.view.done) {
-            if ahead.view.done >= end || entries == 0 {
+            let is_over = ahead.view.done >= end || entries == 0;
+            if is_over && !operation.op.is_write() {
                 return Ok(true);
             }
             // The batch was checked before, so this does not happen.
@@ -198,5 +233,37 @@ impl Table {
         let answer = op::execute(&mut self.inner, at, &operation.op, &context, &mut |_| {})?;
         view.answered(answer);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{state::MapKeys, types::StateId};
+
+    fn operations(count: usize, op: Op<'static>) -> Vec<Operation<'static>> {
+        vec![Operation { state: StateId(1), key_group: None, key: b"key", namespace: b"", op }; count]
+    }
+
+    #[test]
+    fn a_slice_has_many_reads_of_one_entry_each_if_they_are_in_memory() {
+        let gets = operations(2_000, Op::Get);
+        let pages = operations(2_000, Op::MapEntries { keys: MapKeys::default(), limit: 0 });
+        let both = [operations(512, Op::Get), pages.clone()].concat();
+        let fitting =
+            |may_block| [&gets, &pages, &both].map(|operations| SliceSize::new(may_block).fitting(operations));
+        assert_eq!(fitting(false), [1_024, 64, 512 + 32]);
+        assert_eq!(fitting(true), [8, 8, 8]);
+    }
+
+    #[test]
+    fn only_leading_reads_that_are_many_or_counts_need_slices() {
+        let takes_all = |parts: &[Vec<_>]| SliceSize::new(true).takes_all(&parts.concat());
+        let (puts, gets) = (operations(2_000, Op::Put(b"")), |count| operations(count, Op::Get));
+        assert!(takes_all(&[]) && takes_all(&[puts.clone()]) && takes_all(&[puts.clone(), gets(2_000)]));
+        assert!(takes_all(&[gets(8)]) && takes_all(&[gets(8), puts.clone()]));
+        assert!(!takes_all(&[gets(9)]) && !takes_all(&[gets(9), puts.clone()]));
+        let counts = operations(1, Op::MapCount);
+        assert!(!takes_all(&[counts.clone()]) && takes_all(&[puts, counts]));
     }
 }

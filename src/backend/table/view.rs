@@ -34,6 +34,11 @@ impl BatchView {
         Self { answers: vec![], room, done: 0, time, max_value_bytes: limits.max_value_bytes, scope }
     }
 
+    /// Makes room for so many answers that are still to come.
+    pub(super) fn expect(&mut self, answers: usize) {
+        self.answers.reserve_exact(answers);
+    }
+
     /// Whether the longest possible answer no longer fits, so that further answers are left out.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
         // A timer has a key and a namespace.

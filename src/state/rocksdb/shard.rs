@@ -52,6 +52,8 @@ pub(super) struct Shard {
     /// The highest stamp of any change.
     pub(super) changed: u64,
     db: Arc<DB>,
+    /// Kept, since RocksDB would make and free default ones for each read.
+    reads: ReadOptions,
     writes: WriteOptions,
     resources: Resources,
     buffer: RefCell<Buffer>,
@@ -104,7 +106,8 @@ impl Shard {
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
         let (buffer, gaps, resources) = (RefCell::default(), RefCell::default(), resources.clone());
-        Ok(Self { key_groups, changed: 0, db, writes, resources, buffer, gaps, folder })
+        let reads = ReadOptions::default();
+        Ok(Self { key_groups, changed: 0, db, reads, writes, resources, buffer, gaps, folder })
     }
 
     /// A shard made of an image, whose folder it takes over. Without `expiry` no entry is removed.
@@ -132,7 +135,7 @@ impl Shard {
         if let Some(written) = self.buffer.borrow().get(key) {
             return Ok(read(written));
         }
-        Ok(read(self.db.get_pinned(key).map_err(local)?.as_deref()))
+        Ok(read(self.db.get_pinned_opt(key, &self.reads).map_err(local)?.as_deref()))
     }
 
     /// Writes a key. Its first `prefix` bytes, if given, are the prefix that scans use.
