@@ -21,11 +21,6 @@ const DISK_BUDGET: &str = "512 mb";
 const HEAP_WITH_STATE_GIB: u64 = 6;
 const HEAP_WITHOUT_STATE_GIB: u64 = 2;
 
-/// Where `load` prints its figures: flat, or nested in builds of earlier commits.
-const RATE: [&str; 2] = ["/operations_per_second", "/saturated/0/operations_per_second/median"];
-const DURABLE: [&str; 2] = ["/checkpoint_ms", "/saturated/0/checkpoints/duration_ms"];
-const PEAK: [&str; 2] = ["/daemon_peak_rss_bytes", "/saturated/0/daemon_peak_rss_bytes"];
-
 /// Why a system cannot be run on this machine.
 pub(crate) struct Absent(pub(crate) String);
 
@@ -83,33 +78,25 @@ pub(crate) fn load(scenario: &str, place: Place, run: &Run, folder: &Path) -> Re
     Ok(command)
 }
 
-/// The result that `load` printed: that of its first measurement with a rate. Builds of earlier commits print one
-/// report with their figures nested in it; `--load` may name one of them.
+/// The result that `load` printed: that of its first measurement with a rate.
 pub(crate) fn of_load(text: &str) -> Result<Measured, Fault> {
     let mut objects = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let rated = |object: &Value| number(object, "operations_per_second", RATE).is_ok();
+    let rated = |object: &Value| number(object, "operations_per_second").is_ok();
     let object = objects.find(rated).ok_or("the bench `load` printed no rate")?;
-    let cpu = |side: &str| {
-        let flat = format!("/{side}_cpu_s_per_million");
-        let nested = format!("/saturated/0/cpu_seconds/{side}_per_million");
-        number(&object, "processor time", [&flat, &nested])
-    };
-    // In the nested report, one of the paths leads to a parameter: a number.
-    let at = |path| serde_json::from_value::<Distribution>(object.pointer(path)?.clone()).ok();
-    let durable = DURABLE.into_iter().find_map(at).filter(|durable| durable.count > 0);
+    let durable = object.get("checkpoint_ms").and_then(|it| serde_json::from_value::<Distribution>(it.clone()).ok());
     Ok(Measured {
         version: object.get("version").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        operations_per_second: number(&object, "rate", RATE)?,
-        cpu_seconds_per_million: cpu("daemon")? + cpu("client")?,
-        durable_ms: durable,
-        peak_rss_bytes: number(&object, "peak of memory", PEAK)? as u64,
+        operations_per_second: number(&object, "operations_per_second")?,
+        cpu_seconds_per_million: number(&object, "daemon_cpu_s_per_million")?
+            + number(&object, "client_cpu_s_per_million")?,
+        durable_ms: durable.filter(|durable| durable.count > 0),
+        peak_rss_bytes: number(&object, "daemon_peak_rss_bytes")? as u64,
     })
 }
 
-/// The figure of `object` that lies at one of `paths`.
-fn number(object: &Value, name: &str, paths: [&str; 2]) -> Result<f64, Fault> {
-    let found = paths.into_iter().find_map(|path| object.pointer(path).and_then(Value::as_f64));
-    found.ok_or_else(|| format!("the bench `load` printed no {name}").into())
+/// A figure of `object`.
+fn number(object: &Value, name: &str) -> Result<f64, Fault> {
+    object.get(name).and_then(Value::as_f64).ok_or_else(|| format!("the bench `load` printed no `{name}`").into())
 }
 
 /// A configuration of Flink.
@@ -151,18 +138,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_the_report_of_load_are_read() {
-        let flat = r#"{"scenario": "update", "version": "0.1.0", "operations_per_second": 1.5e6, "windows": [1.5e6],
+    fn the_first_measurement_with_a_rate_is_read() {
+        let report = r#"{"scenario": "update", "version": "0.1.0", "operations_per_second": 1.5e6, "windows": [1.5e6],
             "checkpoint_ms": {"count": 3, "p50": 38.0, "p99": 40.0, "max": 41.0}, "daemon_cpu_s_per_million": 0.6,
             "client_cpu_s_per_million": 0.4, "daemon_peak_rss_bytes": 1024}"#;
-        let nested = r#"{"version": "0.1.0", "checkpoint_ms": 1000, "saturated": [{
-            "operations_per_second": {"median": 1.5e6}, "checkpoints": {"duration_ms": {"count": 3, "p50": 38.0, "p99": 40.0, "max": 41.0}},
-            "cpu_seconds": {"daemon_per_million": 0.6, "client_per_million": 0.4}, "daemon_peak_rss_bytes": 1024}]}"#;
-        for text in [flat, nested] {
-            let measured = of_load(&text.replace('\n', " ")).expect("it is a report");
-            assert_eq!((measured.operations_per_second, measured.cpu_seconds_per_million), (1.5e6, 1.0));
-            assert_eq!(measured.durable_ms.map(|it| it.p50), Some(38.0));
-        }
+        let text = format!("a line\n{{\"operations_per_second\": null}}\n{}\n", report.replace('\n', " "));
+        let measured = of_load(&text).expect("it is a report");
+        assert_eq!((measured.operations_per_second, measured.cpu_seconds_per_million), (1.5e6, 1.0));
+        assert_eq!(measured.durable_ms.map(|it| it.p50), Some(38.0));
         let missing = of_load(r#"{"saturated": []}"#).expect_err("it has no figures");
         assert!(missing.to_string().contains("printed no rate"), "{missing}");
     }
