@@ -19,6 +19,7 @@ use std::{
     any::Any,
     cell::Cell,
     future::Future,
+    num::NonZeroU64,
     panic::AssertUnwindSafe,
     sync::Arc,
     thread,
@@ -38,10 +39,13 @@ use tokio::{
 const NICENESS: i32 = 15;
 
 /// How long the thread of a work aside works until it [breathes](breathe).
-const STRETCH: Duration = Duration::from_micros(500);
+const STRETCH: Duration = Duration::from_micros(200);
 
-/// How long it sleeps then. Timers add about as much again.
-const BREATH: Duration = Duration::from_micros(50);
+/// How long it sleeps then.
+const BREATH: Duration = Duration::from_micros(10);
+
+/// By how much the kernel may lengthen such a sleep, in nanoseconds. By default it is five times the sleep.
+const SLACK: NonZeroU64 = NonZeroU64::new(1_000).expect("not zero");
 
 /// The name of its threads.
 const ASIDE: &str = "dstl-aside";
@@ -134,6 +138,9 @@ impl Tasks {
         let (reply, answer) = oneshot::channel();
         let run = move || {
             give_way();
+            #[cfg(target_os = "linux")]
+            // Where it is refused, sleeps are somewhat longer.
+            let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
             BREATHED.set(Some(Instant::now()));
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all().thread_name(ASIDE).max_blocking_threads(ASIDE_THREADS).on_thread_start(give_way);
@@ -179,7 +186,7 @@ thread_local! {
 }
 
 /// Lets threads that wait for this processor have it, if this is the thread of a work [aside](Tasks::aside) that has
-/// worked for half a millisecond. Long loops of such a work call it at each turn. Elsewhere it does nothing.
+/// worked for a fifth of a millisecond. Long loops of such a work call it at each turn. Elsewhere it does nothing.
 ///
 /// A thread with a high nice value gets a small share, but is not interrupted as soon as another one has to run: Linux
 /// lets it work up to the next tick, for 4 ms at 250 ticks a second. A batch that comes meanwhile would wait so long.

@@ -193,6 +193,9 @@ async fn read(
     })
 }
 
+/// Most reads at a time of such a reader. Each may take a processor from a writer while it copies what it has read.
+const READS_AT_A_TIME: usize = 2;
+
 /// The resources of a reader of `store`.
 pub(super) fn reader_options<'a>(env: &'a Environment, store: &'a Store) -> ReaderOptions<'a> {
     ReaderOptions {
@@ -201,7 +204,7 @@ pub(super) fn reader_options<'a>(env: &'a Environment, store: &'a Store) -> Read
         random: &env.random,
         local: env.local.as_deref(),
         memory: env.options.reading_memory,
-        parallel_reads: env.options.download_parallelism,
+        parallel_reads: env.options.download_parallelism.min(READS_AT_A_TIME),
         retry: Retry::forever().at_most(ATTEMPTS),
     }
 }
