@@ -146,12 +146,13 @@ endif
 verify: check-tools check-promtool check-chromium fmt-check lint doc doc-test client-check server-check audit examples ## Run everything that a change must pass
 	$(MAKE) --no-print-directory test-java test-python DSTL_BIN='$(DSTL)'
 ifeq ($(ROCKSDB_BUILT),)
-	@echo 'verify: LEFT OUT, as all had to be compiled first, and the whole shall take less than an hour: make test-stores' >&2
+	@echo 'verify: LEFT OUT, as all had to be compiled first, and the whole shall take less than an hour: make test-stores flink-quick' >&2
 else
+	$(MAKE) --no-print-directory flink-quick DSTL_BIN='$(DSTL)'
 	$(MAKE) --no-print-directory test-stores STORES='$(VERIFIED_STORES)'
 	@echo 'verify: LEFT OUT, for their time: make test-stores STORES="$(filter-out $(VERIFIED_STORES),$(STORES))"' >&2
 endif
-	@echo 'verify: LEFT OUT, each takes some twenty minutes: make test-flink, test-pyflink, test-quixstreams' >&2
+	@echo 'verify: LEFT OUT, each takes ten or twenty minutes: make test-flink, demo-flink, test-pyflink, test-quixstreams' >&2
 	$(WITH_LIBCLANG) $(IN_MEMORY) $(CARGO) test $(CHECKED) --workspace --lib --bin dstl-demo --test it --test process
 
 fmt-check: ## Check the formatting

@@ -3,6 +3,7 @@ package io.dstl.flink;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
@@ -155,12 +156,31 @@ public final class Daemon implements AutoCloseable {
         signal(process.pid(), name);
     }
 
-    /** Sends a signal to a process. */
+    /** Sends a signal to a process. One that is to stop has stopped then. */
     public static void signal(long pid, String name) {
         try {
             new ProcessBuilder("kill", "-" + name, Long.toString(pid)).inheritIO().start().waitFor();
+            // Each thread runs on until it meets the signal.
+            while (name.equals("STOP") && ProcessHandle.of(pid).isPresent() && !isStopped(pid)) {
+                Thread.sleep(1);
+            }
         } catch (IOException | InterruptedException e) {
             throw new IllegalStateException(e);
+        }
+    }
+
+    private static boolean isStopped(long pid) throws IOException {
+        try (Stream<Path> threads = Files.list(Path.of("/proc", Long.toString(pid), "task"))) {
+            for (Path thread : threads.toList()) {
+                String stat = Files.readString(thread.resolve("stat"));
+                if (stat.charAt(stat.lastIndexOf(')') + 2) != 'T') {
+                    return false;
+                }
+            }
+            return true;
+        } catch (NoSuchFileException e) {
+            // A thread has ended meanwhile.
+            return false;
         }
     }
 

@@ -20,11 +20,18 @@ import org.apache.flink.streaming.api.functions.sink.legacy.RichSinkFunction;
 public final class ResultFiles extends RichSinkFunction<Tuple2<String, String>> implements CheckpointedFunction {
     private static final long serialVersionUID = 1;
     private final String directory;
+    private final boolean atOnce;
     private transient BufferedWriter file;
 
     /** Into a directory that is there. */
     public ResultFiles(String directory) {
+        this(directory, false);
+    }
+
+    /** The same; with {@code atOnce}, each result can be read as soon as it is written, not only those before a checkpoint. */
+    public ResultFiles(String directory, boolean atOnce) {
         this.directory = directory;
+        this.atOnce = atOnce;
     }
 
     /** What the files say; of a key with two values both, as one text. */
@@ -59,6 +66,9 @@ public final class ResultFiles extends RichSinkFunction<Tuple2<String, String>> 
     @Override
     public void invoke(Tuple2<String, String> result, Context context) throws IOException {
         file.write(result.f0 + "\t" + result.f1 + ";\n");
+        if (atOnce) {
+            file.flush();
+        }
     }
 
     @Override

@@ -1,6 +1,7 @@
 package io.dstl.flink.jobs;
 
 import io.dstl.flink.ResultFiles;
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -123,7 +124,12 @@ final class Jobs {
     }
 
     static void sink(DataStream<Tuple2<String, String>> results, String run) {
-        results.addSink(run.startsWith("/") ? new ResultFiles(run) : new Sink(run)).uid("sink-" + results.getId());
+        results.addSink(run.startsWith("/") ? new ResultFiles(run, true) : new Sink(run)).uid("sink-" + results.getId());
+    }
+
+    /** How many results a run has so far. */
+    static int results(String run) throws IOException {
+        return run.startsWith("/") ? ResultFiles.read(Path.of(run)).size() : Cluster.RESULTS.getOrDefault(run, Map.of()).size();
     }
 
     static void count(StreamExecutionEnvironment environment, String run) {
