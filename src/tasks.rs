@@ -141,7 +141,7 @@ impl Tasks {
             #[cfg(target_os = "linux")]
             // Where it is refused, sleeps are somewhat longer.
             let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
-            BREATHED.set(Some(Instant::now()));
+            BREATHED.set(Some(now()));
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all().thread_name(ASIDE).max_blocking_threads(ASIDE_THREADS).on_thread_start(give_way);
             let done = builder.build().map_err(|error| Panicked { what, message: error.to_string() });
@@ -193,8 +193,16 @@ thread_local! {
 pub fn breathe() {
     if BREATHED.get().is_some_and(|last| last.elapsed() >= STRETCH) {
         thread::sleep(BREATH);
-        BREATHED.set(Some(Instant::now()));
+        BREATHED.set(Some(now()));
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a thread has worked: a simulation, too, runs this in real time"
+)]
+fn now() -> Instant {
+    Instant::now()
 }
 
 async fn caught<T>(panics: &Counter, what: &'static str, work: impl Future<Output = T>) -> Result<T, Panicked> {

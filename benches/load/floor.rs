@@ -1,15 +1,15 @@
-//! The floor of `update`: a server of the same messages on bare tonic, which reads them with dstl's own decoder, puts the
-//! bytes into a hash table, or into RocksDB without its log, and appends them to a buffer. It checks nothing, takes no
-//! checkpoints, and has no store.
+//! The floor of `update`: a server of the same messages on bare tonic, which reads them with dstl's own decoder, puts
+//! the bytes into a hash table, or into RocksDB without its log, and appends them to a buffer. It checks nothing, takes
+//! no checkpoints, and has no store.
 //!
 //! ```text
 //!   tonic ─▶ whole messages ─▶ batch, read in place ─▶ buffer
 //!                                       └────────────▶ hash table (`map`), or RocksDB (`disk`)
 //! ```
 //!
-//! What dstl does to be fast on this way, the floor does as well: nothing is decoded by prost but rare messages, batches
-//! that are there share an acknowledgement, and the look-ups of a batch wait for memory together. So it is a limit, and
-//! not a simpler server that is slower.
+//! It does what makes dstl fast on this way: prost decodes rare messages only, batches that are there share an
+//! acknowledgement, and the look-ups of a batch wait for memory together. So it is a limit, and no simpler server that
+//! is slower.
 
 #[cfg(feature = "rocksdb")]
 mod disk;

@@ -19,6 +19,7 @@ pub(super) use self::{
     },
 };
 
+use super::reply::Reply;
 use crate::{
     backend::{
         Acknowledgement, BarrierRequest, BatchResult, CompletedCheckpoint, Description, OpenSpec, Opened, Operation,
@@ -31,8 +32,8 @@ use crate::{
     },
     error::{Error, Reason},
     proto::{
-        v1::{self, OperationKind},
-        wire::Fields,
+        v1::{self, OperationKind, session_response::Response},
+        wire::{Fields, results},
     },
     savepoint::SavepointId,
     state::{
@@ -44,6 +45,9 @@ use crate::{
         Limits, Name, StateId,
     },
 };
+
+/// Bytes of a short result, to guess how many bytes all results have.
+const SHORT_RESULT_BYTES: usize = 24;
 
 /// Longest token, peer group and run, in bytes.
 const MAX_TAG_BYTES: usize = 64;
@@ -346,7 +350,24 @@ pub(super) fn to_batch_result(result: BatchResult) -> v1::BatchResult {
     }
 }
 
-pub(super) fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
+/// The results of a batch, encoded at once.
+pub(super) fn to_reply(result: BatchResult) -> Reply {
+    if result.repeated {
+        return Response::Result(to_batch_result(result)).into();
+    }
+    let mut contents = Vec::with_capacity(result.answers.len() * SHORT_RESULT_BYTES);
+    results::begin(&mut contents, result.number);
+    for (operation, answer) in result.answers {
+        match answer {
+            Some(Answer::Value(Some(value))) => results::put_value(&mut contents, operation, true, &value),
+            Some(Answer::Value(None)) => results::put_value(&mut contents, operation, false, &[]),
+            other => results::put(&mut contents, &to_result(operation, other)),
+        }
+    }
+    Reply::Results(contents)
+}
+
+fn to_result(operation: u32, answer: Option<Answer>) -> v1::OperationResult {
     let mut result = v1::OperationResult { operation, ..Default::default() };
     match answer {
         None | Some(Answer::AskAgain) => result.set_outcome(v1::Outcome::AskAgain),

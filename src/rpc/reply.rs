@@ -1,5 +1,5 @@
-//! The responses of a session. The results of a batch are encoded as soon as they are there: to make a protobuf struct of
-//! each would cost as much as reading the value.
+//! The responses of a session. The results of a batch are encoded as soon as they are there: to make a protobuf struct
+//! of each would cost as much as reading the value.
 
 use prost::{
     Message as _,
@@ -7,18 +7,11 @@ use prost::{
 };
 use tonic::Status;
 
-use super::{convert, messages::Outgoing};
-use crate::{
-    backend::BatchResult,
-    proto::{
-        v1::{self, SessionResponse, session_response::Response},
-        wire::results::{self, tag},
-    },
-    state::op::Answer,
+use super::messages::Outgoing;
+use crate::proto::{
+    v1::{self, SessionResponse, session_response::Response},
+    wire::results::tag,
 };
-
-/// Bytes of a short result, to guess how many bytes all results have.
-const SHORT_RESULT_BYTES: usize = 24;
 
 /// One response of a session.
 #[derive(Debug)]
@@ -32,24 +25,6 @@ pub(super) enum Reply {
 impl From<Response> for Reply {
     fn from(response: Response) -> Self {
         Self::Message(SessionResponse { response: Some(response) })
-    }
-}
-
-impl From<BatchResult> for Reply {
-    fn from(result: BatchResult) -> Self {
-        if result.repeated {
-            return Response::Result(convert::to_batch_result(result)).into();
-        }
-        let mut contents = Vec::with_capacity(result.answers.len() * SHORT_RESULT_BYTES);
-        results::begin(&mut contents, result.number);
-        for (operation, answer) in result.answers {
-            match answer {
-                Some(Answer::Value(Some(value))) => results::put_value(&mut contents, operation, true, &value),
-                Some(Answer::Value(None)) => results::put_value(&mut contents, operation, false, &[]),
-                other => results::put(&mut contents, &convert::to_result(operation, other)),
-            }
-        }
-        Self::Results(contents)
     }
 }
 
@@ -92,7 +67,8 @@ impl Outgoing for Reply {
 mod tests {
     use bytes::Bytes;
 
-    use super::*;
+    use super::{super::convert, *};
+    use crate::{backend::BatchResult, state::op::Answer};
 
     #[test]
     fn results_have_the_bytes_of_their_message() {
@@ -115,7 +91,7 @@ mod tests {
             let message = Reply::from(Response::Result(convert::to_batch_result(result.clone())));
             let (mut expected, mut bytes) = (vec![], vec![]);
             message.put(&mut expected).unwrap();
-            let reply = Reply::from(result);
+            let reply = convert::to_reply(result);
             reply.put(&mut bytes).unwrap();
             assert_eq!((reply.len_in_bytes(), &bytes), (expected.len(), &expected));
             assert_eq!(reply.into_message(), message.into_message());

@@ -375,5 +375,5 @@ async fn apply(
     bytes: u64,
     operations: &[Operation<'_>],
 ) -> Result<Option<Reply>, Refusal> {
-    Ok(session.apply(number, bytes, operations).await?.map(Reply::from))
+    Ok(session.apply(number, bytes, operations).await?.map(convert::to_reply))
 }

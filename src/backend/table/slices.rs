@@ -237,6 +237,7 @@ impl Table {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use crate::{state::MapKeys, types::StateId};
@@ -258,12 +259,13 @@ mod tests {
 
     #[test]
     fn only_leading_reads_that_are_many_or_counts_need_slices() {
-        let takes_all = |parts: &[Vec<_>]| SliceSize::new(true).takes_all(&parts.concat());
-        let (puts, gets) = (operations(2_000, Op::Put(b"")), |count| operations(count, Op::Get));
-        assert!(takes_all(&[]) && takes_all(&[puts.clone()]) && takes_all(&[puts.clone(), gets(2_000)]));
-        assert!(takes_all(&[gets(8)]) && takes_all(&[gets(8), puts.clone()]));
-        assert!(!takes_all(&[gets(9)]) && !takes_all(&[gets(9), puts.clone()]));
-        let counts = operations(1, Op::MapCount);
-        assert!(!takes_all(&[counts.clone()]) && takes_all(&[puts, counts]));
+        let takes_all = |parts: &[&[Operation<'_>]]| SliceSize::new(true).takes_all(&parts.concat());
+        let (puts, gets) = (&operations(2_000, Op::Put(b""))[..], &operations(2_000, Op::Get)[..]);
+        let (few, many) = (&gets[..8], &gets[..9]);
+        assert!(takes_all(&[]) && takes_all(&[puts]) && takes_all(&[puts, gets]));
+        assert!(takes_all(&[few]) && takes_all(&[few, puts]));
+        assert!(!takes_all(&[many]) && !takes_all(&[many, puts]));
+        let counts = &operations(1, Op::MapCount)[..];
+        assert!(!takes_all(&[counts]) && takes_all(&[puts, counts]));
     }
 }
