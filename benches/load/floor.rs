@@ -8,8 +8,7 @@
 //! ```
 //!
 //! It does what makes dstl fast on this way: prost decodes rare messages only, batches that are there share an
-//! acknowledgement, and the look-ups of a batch wait for memory together. So it is a limit, and no simpler server that
-//! is slower.
+//! acknowledgement, and the look-ups of a batch wait for memory together. A simpler server is slower, and no limit.
 
 #[cfg(feature = "rocksdb")]
 mod disk;

@@ -16,7 +16,7 @@ use crate::proto::{
 /// One response of a session.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// A message.
+    /// A response as generated code has it, which is encoded when it is sent.
     Message(SessionResponse),
     /// The encoded contents of a `BatchResult`.
     Results(Vec<u8>),

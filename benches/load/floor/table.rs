@@ -22,7 +22,7 @@ const LOG_BYTES: usize = 64 << 20;
 /// Bytes of a small operation, to guess how many a batch has.
 const SMALL_OPERATION_BYTES: usize = 16;
 
-/// One operation.
+/// A read or a write of a batch, borrowed from its message.
 pub(super) struct Step<'a> {
     pub(super) key: &'a [u8],
     /// The value to put; `None` for a read.
