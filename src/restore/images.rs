@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// Most bytes that one read fetches.
-const READ_BYTES: u64 = 4 << 20;
+const READ_BYTES: u64 = 1 << 20;
+
+/// Bytes that are written to a local file in one go.
+const WRITE_BYTES: usize = 256 << 10;
 
 impl Restore<'_> {
     /// Loads every image that overlaps the backend's key groups.
@@ -169,13 +172,17 @@ impl Restore<'_> {
         let path = image.folder.path().join(&stored.local);
         let folder_error = |source| RestoreError::Folder { path: path.clone(), source };
         let mut file = File::create(&path).await.map_err(folder_error)?;
+        file.set_max_buf_size(WRITE_BYTES);
         let (mut from, mut hasher) = (0, crc32fast::Hasher::new());
         while from < stored.file.bytes {
             let to = (from + READ_BYTES).min(stored.file.bytes);
             let bytes = store.get_range(&object, from..to, self.retry).await;
             let bytes = bytes.map_err(|error| self.base_unreadable(&object, error))?;
-            hasher.update(&bytes);
-            file.write_all(&bytes).await.map_err(folder_error)?;
+            for piece in bytes.chunks(WRITE_BYTES) {
+                hasher.update(piece);
+                file.write_all(piece).await.map_err(folder_error)?;
+                tasks::breathe();
+            }
             from = to;
         }
         file.flush().await.map_err(folder_error)?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::{
     data_type::ByteArray,
     errors::ParquetError,
@@ -278,8 +279,10 @@ impl Columns {
         self.bytes += ROW_BYTES + row.bytes();
         self.key_group.push(key_group);
         self.subtask.push(subtask);
-        self.state.push(Some(row.state.into()));
-        self.kind.push(Some(word(row.entry.kind()).into()));
+        // Rows of a state follow each other, so they mostly share the bytes of its name.
+        let state = self.state.values.last().filter(|last| last.data() == row.state.as_bytes()).cloned();
+        self.state.push(Some(state.unwrap_or_else(|| row.state.into())));
+        self.kind.push(Some(Bytes::from_static(word(row.entry.kind()).as_bytes()).into()));
         self.key.push(Some(row.key.into()));
         self.namespace.push(Some(row.namespace.into()));
         self.map_key.push(map_key.map(ByteArray::from));

@@ -46,6 +46,9 @@ const PAGE_BYTES: usize = 128 << 10;
 /// The library looks at the size of a page each time that it has so many values more.
 const VALUES_PER_LOOK: usize = 64;
 
+/// Rows of a column that are encoded, or freed, in one go.
+const ROWS_AT_A_TIME: usize = 1_024;
+
 /// Columns whose values repeat.
 const REPEATED: [&str; 4] = ["key_group", "subtask", "state", "kind"];
 
@@ -128,17 +131,17 @@ impl FileWriter {
         let columns = mem::take(&mut self.columns);
         // Columns are written in the order of the schema. The library goes by positions, not by names.
         let mut group = self.file.next_row_group()?;
-        optional::<Int32Type>(&mut group, &columns.key_group)?;
-        optional::<Int32Type>(&mut group, &columns.subtask)?;
-        required::<ByteArrayType>(&mut group, &columns.state)?;
-        required::<ByteArrayType>(&mut group, &columns.kind)?;
-        required::<ByteArrayType>(&mut group, &columns.key)?;
-        required::<ByteArrayType>(&mut group, &columns.namespace)?;
-        optional::<ByteArrayType>(&mut group, &columns.map_key)?;
-        optional::<Int64Type>(&mut group, &columns.list_index)?;
-        optional::<ByteArrayType>(&mut group, &columns.value)?;
-        optional::<Int64Type>(&mut group, &columns.touched_ms)?;
-        optional::<Int64Type>(&mut group, &columns.time)?;
+        optional::<Int32Type>(&mut group, columns.key_group)?;
+        optional::<Int32Type>(&mut group, columns.subtask)?;
+        required::<ByteArrayType>(&mut group, columns.state)?;
+        required::<ByteArrayType>(&mut group, columns.kind)?;
+        required::<ByteArrayType>(&mut group, columns.key)?;
+        required::<ByteArrayType>(&mut group, columns.namespace)?;
+        optional::<ByteArrayType>(&mut group, columns.map_key)?;
+        optional::<Int64Type>(&mut group, columns.list_index)?;
+        optional::<ByteArrayType>(&mut group, columns.value)?;
+        optional::<Int64Type>(&mut group, columns.touched_ms)?;
+        optional::<Int64Type>(&mut group, columns.time)?;
         group.close().map(|_| ())
     }
 }
@@ -167,19 +170,32 @@ impl Write for Blocks {
 
 type Group<'a> = SerializedRowGroupWriter<'a, Blocks>;
 
-fn optional<T: DataType>(group: &mut Group<'_>, column: &Column<T::T>) -> Result<(), ParquetError> {
-    write::<T>(group, &column.values, Some(&column.levels))
+fn optional<T: DataType>(group: &mut Group<'_>, column: Column<T::T>) -> Result<(), ParquetError> {
+    write::<T>(group, column, true)
 }
 
-fn required<T: DataType>(group: &mut Group<'_>, column: &Column<T::T>) -> Result<(), ParquetError> {
-    write::<T>(group, &column.values, None)
+fn required<T: DataType>(group: &mut Group<'_>, column: Column<T::T>) -> Result<(), ParquetError> {
+    write::<T>(group, column, false)
 }
 
-fn write<T: DataType>(group: &mut Group<'_>, values: &[T::T], levels: Option<&[i16]>) -> Result<(), ParquetError> {
+fn write<T: DataType>(group: &mut Group<'_>, column: Column<T::T>, is_optional: bool) -> Result<(), ParquetError> {
     let next = group.next_column()?;
-    let mut column = next.ok_or_else(|| ParquetError::General("the schema has fewer columns".to_owned()))?;
-    column.typed::<T>().write_batch(values, levels, None)?;
-    column.close()
+    let mut writer = next.ok_or_else(|| ParquetError::General("the schema has fewer columns".to_owned()))?;
+    let Column { mut values, levels } = column;
+    let mut left = values.as_slice();
+    for levels in levels.chunks(ROWS_AT_A_TIME) {
+        let present = levels.iter().filter(|level| **level > 0).count();
+        let (values, rest) = left.split_at(present);
+        writer.typed::<T>().write_batch(values, is_optional.then_some(levels), None)?;
+        left = rest;
+        tasks::breathe();
+    }
+    writer.close()?;
+    while !values.is_empty() {
+        values.truncate(values.len().saturating_sub(ROWS_AT_A_TIME));
+        tasks::breathe();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{
     name::Name,
     slice::{Slice, Tally, Usage},
 };
-use crate::state::HashRange;
+use crate::{state::HashRange, tasks};
 
 /// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; exactly the positions in a
 /// slice's range lead to it; `deepest` slices have the directory's depth.
@@ -28,6 +28,15 @@ pub(super) struct Directory<C> {
     deepest: usize,
     index: Vec<u32>,
     slices: Vec<Slice<C>>,
+}
+
+impl<C> Drop for Directory<C> {
+    /// Freeing the cells of a large state takes long. A work aside does it slice by slice.
+    fn drop(&mut self) {
+        while self.slices.pop().is_some() {
+            tasks::breathe();
+        }
+    }
 }
 
 impl<C: Cell> Directory<C> {
