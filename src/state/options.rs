@@ -35,8 +35,9 @@ options! {
     /// The set-up of RocksDB.
     #[derive(Debug, Clone, PartialEq)]
     pub struct ResourceOptions given () {
-        /// Memory of all RocksDB backends together, block cache and memtables: a size, or a percentage of
-        /// memory.budget. Flink's state.backend.rocksdb.memory.managed and memory.fixed-per-slot. There is no
+        /// Memory of all RocksDB backends together: memtables, block cache and, for up to a quarter of it, rows that
+        /// were read lately. A size, or a percentage of memory.budget. Flink's
+        /// state.backend.rocksdb.memory.managed and memory.fixed-per-slot. There is no
         /// state.backend.rocksdb.memory.high-prio-pool-ratio: the cache has no such pool; indexes and filters are in it
         /// like data.
         pub memory_bytes: u64 = option("memory.rocksdb", RocksDb 1, Kind::Share, "25%");

@@ -15,9 +15,10 @@
 //! cache, in which the memtables are counted, bounds the memory of all backends of a daemon together (`resources`).
 //!
 //! Reads and writes may block as long as the disk takes. A write is visible to the next read. Writes are collected
-//! (`buffer`) and passed to RocksDB thousands at a time.
+//! (`buffer`) and passed to RocksDB thousands at a time. Rows that were read lately are kept (`rows`).
 
 mod buffer;
+mod entries;
 mod expiry;
 mod gaps;
 mod image;
@@ -25,6 +26,7 @@ mod key;
 mod metrics;
 mod overrides;
 mod resources;
+mod rows;
 mod shard;
 mod timers;
 
@@ -456,6 +458,8 @@ impl StateBackend for RocksDbBackend {
         if let Ok(kind) = self.kind(state) {
             self.expiry.set(state, kind, ttl);
             self.compact_periodically();
+            // Compactions may have removed entries that would live again by the new time-to-live.
+            self.shards.iter().for_each(Shard::forget_rows);
         }
     }
 }

@@ -62,7 +62,7 @@ pub fn register_metrics(resources: &Resources, properties: &[&'static str], metr
     let shared = resources.clone();
     metrics.read(
         "rocksdb_memory_bytes",
-        "Bytes of memory that RocksDB uses: block cache and memtables of all backends",
+        "Bytes of memory that RocksDB uses: block cache, rows and memtables of all backends",
         move || shared.memory_bytes(),
     );
     let shared = resources.clone();

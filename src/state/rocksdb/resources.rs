@@ -1,7 +1,10 @@
 //! The resources that all RocksDB backends of a daemon share: memory, threads, options and local folders.
 
 use std::{
-    sync::{Arc, Weak, atomic::AtomicU64},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -36,6 +39,9 @@ const DELETIONS: usize = 16 << 10;
 const DELETIONS_AMONG: usize = 32 << 10;
 const DELETIONS_SHARE: f64 = 0.5;
 
+/// The part of the memory that rows may take, beside the blocks that they were read from.
+const ROWS_SHARE: f64 = 0.25;
+
 /// The resources that all RocksDB backends of a daemon share. Cheap to clone.
 #[derive(Clone)]
 pub struct Resources(Arc<Shared>);
@@ -43,6 +49,10 @@ pub struct Resources(Arc<Shared>);
 struct Shared {
     options: ResourceOptions,
     cache: Cache,
+    /// Bytes of the cache and of all rows together.
+    capacity: usize,
+    /// Bytes of the rows of all shards.
+    rows: AtomicUsize,
     memtables: WriteBufferManager,
     env: Env,
     folders: Folders,
@@ -73,8 +83,8 @@ impl Resources {
         let mut env = Env::new().map_err(local)?;
         env.set_background_threads(options.threads.into());
         env.set_high_priority_background_threads(options.threads.into());
-        let shared =
-            Shared { options, cache, memtables, env, folders, open: Mutex::default(), expired: Arc::default() };
+        let (rows, open, expired) = Default::default();
+        let shared = Shared { options, cache, capacity, rows, memtables, env, folders, open, expired };
         let resources = Self(Arc::new(shared));
         // These are made for their error alone: a wrong option stops the daemon at its start, not at its first backend.
         resources.database_options()?;
@@ -98,10 +108,31 @@ impl Resources {
         self.0.options.memory_bytes
     }
 
-    /// Bytes of memory that the block cache holds, memtables included.
+    /// Bytes of memory that the block cache holds, memtables included, and rows.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.0.cache.get_usage() as u64
+        (self.0.cache.get_usage() + self.rows_bytes()) as u64
+    }
+
+    /// Bytes of the rows of all databases.
+    pub(super) fn rows_bytes(&self) -> usize {
+        self.0.rows.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes of the rows of one database.
+    pub(super) fn rows_of_each(&self) -> usize {
+        let open = self.0.open.lock().iter().filter(|db| db.strong_count() > 0).count();
+        share(self.0.options.memory_bytes, ROWS_SHARE) / open.max(1)
+    }
+
+    /// Notes that the rows of a database take `now` bytes, and not `before`. The block cache gives them up.
+    pub(super) fn rows_changed(&self, before: usize, now: usize) {
+        let shared = &*self.0;
+        // Ordering: under the lock, since of two changes at a time the older sum could be set last.
+        let _one_at_a_time = shared.open.lock();
+        let rows = shared.rows.load(Ordering::Relaxed) - before + now;
+        shared.rows.store(rows, Ordering::Relaxed);
+        shared.cache.clone().set_capacity(shared.capacity.saturating_sub(rows));
     }
 
     /// Bytes of memory that memtables take.

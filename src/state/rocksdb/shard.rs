@@ -10,10 +10,12 @@ use rocksdb::{
 
 use super::{
     buffer::Buffer,
+    entries::hash_of,
     expiry::Expiry,
     gaps::{self, Gaps},
     key,
     resources::{Resources, local},
+    rows::Rows,
 };
 use crate::{
     state::{
@@ -57,6 +59,8 @@ pub(super) struct Shard {
     writes: WriteOptions,
     resources: Resources,
     buffer: RefCell<Buffer>,
+    /// Rows of the database; those that the buffer has are hidden.
+    rows: RefCell<Rows>,
     /// Gaps of the database and the buffer together.
     gaps: RefCell<Gaps>,
     /// Dropped after the database is closed.
@@ -105,9 +109,9 @@ impl Shard {
         resources.opened(&db);
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
-        let (buffer, gaps, resources) = (RefCell::default(), RefCell::default(), resources.clone());
-        let reads = ReadOptions::default();
-        Ok(Self { key_groups, changed: 0, db, reads, writes, resources, buffer, gaps, folder })
+        let (buffer, gaps, rows) = (RefCell::default(), RefCell::default(), RefCell::new(Rows::new(resources)));
+        let (reads, resources) = (ReadOptions::default(), resources.clone());
+        Ok(Self { key_groups, changed: 0, db, reads, writes, resources, buffer, rows, gaps, folder })
     }
 
     /// A shard made of an image, whose folder it takes over. Without `expiry` no entry is removed.
@@ -132,10 +136,17 @@ impl Shard {
 
     /// Reads the value of a key.
     pub(super) fn get<T>(&self, key: &[u8], read: impl FnOnce(Option<&[u8]>) -> T) -> Result<T, StateError> {
-        if let Some(written) = self.buffer.borrow().get(key) {
+        let hash = hash_of(key);
+        if let Some(written) = self.buffer.borrow().get(hash, key) {
             return Ok(read(written));
         }
-        Ok(read(self.db.get_pinned_opt(key, &self.reads).map_err(local)?.as_deref()))
+        let row = self.rows.borrow_mut().find(hash, key);
+        if let Some(row) = row {
+            return Ok(read(self.rows.borrow().value(row)));
+        }
+        let stored = self.db.get_pinned_opt(key, &self.reads).map_err(local)?;
+        self.rows.borrow_mut().add(hash, key, stored.as_deref());
+        Ok(read(stored.as_deref()))
     }
 
     /// Writes a key. Its first `prefix` bytes, if given, are the prefix that scans use.
@@ -150,6 +161,11 @@ impl Shard {
         self.gaps.borrow_mut().removed(key);
     }
 
+    /// Forgets the rows in memory, whose entries the database may not have any more.
+    pub(super) fn forget_rows(&self) {
+        self.rows.borrow_mut().forget();
+    }
+
     /// Bytes of writes that the database does not have yet.
     pub(super) fn buffered_bytes(&self) -> usize {
         self.buffer.borrow().bytes()
@@ -157,7 +173,12 @@ impl Shard {
 
     /// Takes the buffered writes, to be passed to the database; that has to happen before anything is read.
     pub(super) fn handing_on(&self) -> HandOn<'_> {
-        let batch = self.buffer.borrow_mut().take();
+        let (mut buffer, mut rows) = (self.buffer.borrow_mut(), self.rows.borrow_mut());
+        // Ordering: the rows are renewed before the writes leave the buffer, which hides them until then.
+        if !rows.is_empty() {
+            buffer.writes().for_each(|(hash, key, value)| rows.renew(hash, key, value));
+        }
+        let batch = buffer.take();
         HandOn { db: &self.db, writes: &self.writes, resources: &self.resources, batch }
     }
 
@@ -184,6 +205,7 @@ impl Shard {
         // The scan has already passed on the buffered writes of this prefix.
         let mut batch = WriteBatch::default();
         batch.delete_range(prefix, &end);
+        self.forget_rows();
         self.db.write_opt(batch, &self.writes).map_err(local)?;
         // A range tombstone was not counted entry by entry. It is worth a gap, no more.
         self.gaps.borrow_mut().found(prefix, &end, gaps::WORTH);
@@ -324,12 +346,13 @@ impl Shard {
     pub(super) fn ingest(&self, file: &std::path::Path) -> Result<(), StateError> {
         // Ordering 1: buffered writes go to the database first. If they came behind the file, they would override its
         // entries.
-        // Ordering 2: the gaps are forgotten before the file comes. If that fails half-way, no gap hides an entry of
-        // the file.
+        // Ordering 2: gaps and rows are forgotten before the file comes. If that fails half-way, none of them hides an
+        // entry of the file.
         self.hand_on()?;
         let mut options = rocksdb::IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.gaps.borrow_mut().forget();
+        self.forget_rows();
         self.db.ingest_external_file_opts(&options, vec![file]).map_err(local)
     }
 }

@@ -521,3 +521,46 @@ fn memtables_stay_near_their_limit_however_fast_writes_come() {
     }
     assert!(most > limit / 2 && most < 3 * limit, "{most} bytes of memtables where {limit} are the limit");
 }
+
+#[test]
+fn a_row_in_memory_is_always_that_of_the_database() {
+    use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
+
+    // So few rows have room that the young ones take the place of the old ones again and again.
+    let home = home(ResourceOptions { memory_bytes: 512 << 10, ..ResourceOptions::default() });
+    let shard = Shard::create(&home.resources, range(0, 127), &Expiry::new(home.resources.expired().clone())).unwrap();
+    let mut random = StdRng::seed_from_u64(7);
+    let mut model: BTreeMap<[u8; 3], Vec<u8>> = BTreeMap::new();
+    let (mut most, mut found) = (0, 0);
+    for _ in 0..200_000 {
+        // A prefix has more keys than a clear writes single tombstones for.
+        let key: [u8; 3] = [random.random_range(0..2), random.random_range(0..6), random.random()];
+        match random.random_range(0..10_000) {
+            0..2 => {
+                shard.clear(&key[..1]).unwrap();
+                model.retain(|other, _| other[0] != key[0]);
+            }
+            2..50 => shard.hand_on().unwrap(),
+            50..3_000 => {
+                let mut value = vec![0; if random.random_bool(0.8) { 8 } else { random.random_range(0..300) }];
+                random.fill_bytes(&mut value);
+                shard.put(&key, Some(1), &value);
+                model.insert(key, value);
+            }
+            3_000..4_000 => {
+                shard.delete(&key, Some(1));
+                model.remove(&key);
+            }
+            _ => {
+                let stored = shard.get(&key, |stored| stored.map(<[u8]>::to_vec)).unwrap();
+                assert_eq!(stored.as_ref(), model.get(&key), "{key:?}");
+                found += usize::from(stored.is_some());
+            }
+        }
+        most = most.max(home.resources.rows_bytes());
+    }
+    assert!(found > 40_000, "{found} reads of entries");
+    assert!((32 << 10..192 << 10).contains(&most), "{most} bytes of rows, of which 128 KiB are allowed");
+    drop(shard);
+    assert_eq!(home.resources.rows_bytes(), 0);
+}
