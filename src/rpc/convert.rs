@@ -308,6 +308,21 @@ pub(super) fn operation<'a>(wire: &Fields<'a>) -> Result<Operation<'a>, String> 
     })
 }
 
+/// The fields that [`refuse_unused`] looks at, in its order.
+const UNUSED: [&str; 11] = [
+    "map_key",
+    "value",
+    "values",
+    "start",
+    "limit",
+    "token",
+    "time",
+    "map_key_to",
+    "map_prefix",
+    "all_namespaces",
+    "namespace",
+];
+
 /// Refuses fields that the operation does not use: a client that sets one has misunderstood it, and must be told.
 fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     use OperationKind as Kind;
@@ -320,23 +335,23 @@ fn refuse_unused(wire: &Fields<'_>, kind: OperationKind) -> Result<(), String> {
     let limit = matches!(kind, Kind::MapEntries | Kind::ListGet | Kind::Keys | Kind::Timers | Kind::TimersFire);
     let timer = matches!(kind, Kind::TimerRegister | Kind::TimerDelete | Kind::Timers | Kind::TimersFire);
     let of_all = matches!(kind, Kind::Timers | Kind::TimersFire | Kind::TimerCount);
-    let unused = [
-        ("map_key", map || wire.map_key.is_empty()),
-        ("value", value || wire.value.is_empty()),
-        ("values", values || wire.values.is_empty()),
-        ("start", kind == Kind::ListGet || wire.start == 0),
-        ("limit", limit || wire.limit == 0),
-        ("token", matches!(kind, Kind::Keys | Kind::Timers | Kind::ListGet) || wire.token.is_empty()),
-        ("time", timer || wire.time == 0),
-        ("map_key_to", kind == Kind::MapEntries || wire.map_key_to.is_empty()),
-        ("map_prefix", kind == Kind::MapEntries || wire.map_prefix.is_empty()),
-        ("all_namespaces", kind == Kind::Keys || !wire.all_namespaces),
-        ("namespace", wire.namespace.is_empty() || !(wire.all_namespaces || of_all)),
+    let fits = [
+        map || wire.map_key.is_empty(),
+        value || wire.value.is_empty(),
+        values || wire.values.is_empty(),
+        kind == Kind::ListGet || wire.start == 0,
+        limit || wire.limit == 0,
+        matches!(kind, Kind::Keys | Kind::Timers | Kind::ListGet) || wire.token.is_empty(),
+        timer || wire.time == 0,
+        kind == Kind::MapEntries || wire.map_key_to.is_empty(),
+        kind == Kind::MapEntries || wire.map_prefix.is_empty(),
+        kind == Kind::Keys || !wire.all_namespaces,
+        wire.namespace.is_empty() || !(wire.all_namespaces || of_all),
     ];
     if kind == Kind::ListGet && wire.start != 0 && !wire.token.is_empty() {
         return Err("`start` and `token` are both set: a token says where to begin, leave `start` out".to_owned());
     }
-    match unused.iter().find(|(_, fits)| !fits) {
+    match UNUSED.iter().zip(fits).find(|(_, fits)| !fits) {
         Some((field, _)) => Err(format!("{} does not use `{field}`, which is set", kind.as_str_name())),
         None => Ok(()),
     }

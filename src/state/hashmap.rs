@@ -35,6 +35,7 @@ use super::{
     Address, Change, Counting, Counts, HashRange, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
     TimerRef,
     cut::{CutPiece, Cuts, Kept},
+    stable_hash,
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
 
@@ -214,7 +215,7 @@ impl StateBackend for HashMapBackend {
 
     /// The rank is the stable hash. The names follow, to order equal hashes; a key in it ends with two zero bytes.
     fn name_rank(&self, key: &[u8], namespace: &[u8], rank: &mut Vec<u8>) {
-        rank.extend(super::stable_hash(key, namespace).to_be_bytes());
+        rank.extend(stable_hash(key, namespace).to_be_bytes());
         for &byte in key {
             rank.push(byte);
             if byte == 0 {
@@ -244,14 +245,19 @@ impl StateBackend for HashMapBackend {
     /// An update of a place that is in no cache waits for memory three times in sequence: table, bucket, block. These
     /// short loops let the processor wait for several places at the same time.
     fn warm(&self, places: &mut dyn Iterator<Item = Address<'_>>) {
+        let mut cells = [(None, KeyGroup(0), 0); WARM_PLACES];
         let mut blocks: [&[u8]; WARM_PLACES] = [&[]; WARM_PLACES];
         loop {
             let mut count = 0;
-            // Ordering: the blocks come first. `zip` asks its left side first, so when no block is left, no place is
+            // Ordering: the cells come first. `zip` asks its left side first, so when no cell is left, no place is
             // taken and lost.
-            for (block, at) in blocks.iter_mut().zip(&mut *places) {
-                *block = self.table(at.state).map(|table| table.block(at)).unwrap_or_default();
+            for (cell, at) in cells.iter_mut().zip(&mut *places) {
+                *cell = (self.table(at.state).ok(), at.key_group, stable_hash(at.key, at.namespace));
                 count += 1;
+            }
+            // A processor looks a few hundred instructions ahead, so this loop has none but those of the look-ups.
+            for (block, (table, key_group, hash)) in blocks.iter_mut().zip(cells).take(count) {
+                *block = table.map(|table| table.block(key_group, hash)).unwrap_or_default();
             }
             // The fold reads both ends of every block. The compiler must believe that the sum is needed, or it leaves
             // the reads out.
@@ -319,7 +325,7 @@ mod tests {
         *,
     };
     use crate::{
-        state::{Action, conformance, stable_hash},
+        state::{Action, conformance},
         types::StateKind,
     };
 

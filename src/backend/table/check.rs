@@ -148,7 +148,7 @@ pub(super) fn read_key_groups(operation: &Operation<'_>, key_group: KeyGroup, al
 /// The key group of `key` if the daemon assigns key groups: murmur3_32 (seed 0) modulo `max_parallelism`, unsigned.
 #[must_use]
 pub fn hash_key_group(key: &[u8], max_parallelism: u32) -> u32 {
-    let hash = murmur3::murmur3_32(&mut std::io::Cursor::new(key), 0).expect("reading a slice cannot fail");
+    let hash = murmur3::murmur3_32(&mut &*key, 0).expect("reading a slice cannot fail");
     hash % max_parallelism
 }
 

@@ -195,14 +195,14 @@ impl Table {
         }
     }
 
-    /// The address of the block of the cell at `at`, not read yet; empty if there is none.
+    /// The address of the block of the cell with this stable hash, not read yet; empty if there is none.
     #[inline]
-    pub(super) fn block(&self, at: Address<'_>) -> &[u8] {
+    pub(super) fn block(&self, key_group: KeyGroup, hash: u64) -> &[u8] {
         match self {
-            Self::Value(groups) => groups.block(at),
-            Self::List(groups) => groups.block(at),
-            Self::Map(groups) => groups.block(at),
-            Self::Timer(timers) => timers.groups.block(at),
+            Self::Value(groups) => groups.block(key_group, hash),
+            Self::List(groups) => groups.block(key_group, hash),
+            Self::Map(groups) => groups.block(key_group, hash),
+            Self::Timer(timers) => timers.groups.block(key_group, hash),
         }
     }
 
@@ -369,9 +369,9 @@ impl<C: Cell> Groups<C> {
     }
 
     #[inline]
-    fn block(&self, at: Address<'_>) -> &[u8] {
-        let directory = self.range.index(at.key_group).and_then(|index| self.directories.get(index));
-        directory.map_or(&[], |directory| directory.block(stable_hash(at.key, at.namespace)))
+    fn block(&self, key_group: KeyGroup, hash: u64) -> &[u8] {
+        let directory = self.range.index(key_group).and_then(|index| self.directories.get(index));
+        directory.map_or(&[], |directory| directory.block(hash))
     }
 
     fn find(&self, at: Address<'_>) -> Result<Option<&C>, Misfit> {
