@@ -39,7 +39,7 @@ use crate::{
         manifest::{CheckpointRecord, Import, Manifest},
     },
     object::{Retry, Store, StoreError},
-    state::{Address, Change, StateBackend, StateError, image::LocalBackends, stable_hash},
+    state::{Address, Change, StateBackend, StateError, WARM_PLACES, image::LocalBackends, stable_hash},
     tasks::{self, Panicked, Tasks},
     types::{CheckpointId, KeyGroup, KeyGroupRange, Sqn, StateId, TimeMs},
 };
@@ -292,10 +292,9 @@ impl Restore<'_> {
         let mut since_turn = 0;
         while let Some(block) = stream.next().await {
             let block = block.map_err(|error| self.read_error(error))?;
-            // An iterator of borrowed batches cannot live across an await. So other tasks get their turn between
-            // blocks, and the size of a block bounds how long they wait.
-            let may_block = inner.may_block();
-            let changes = tasks::blocking_if(may_block, || self.replay(inner, &block, plan, restored))?;
+            // An iterator of borrowed batches cannot live across an await. So other tasks of this thread, which read
+            // the next blocks, go on elsewhere. Where they cannot, the size of a block bounds how long they wait.
+            let changes = tasks::blocking(|| self.replay(inner, &block, plan, restored))?;
             since_turn += changes;
             restored.progress.bytes_done += u64::from(block.handle.stored_length);
             progress(restored.progress);
@@ -316,7 +315,8 @@ impl Restore<'_> {
     ) -> Result<u64, RestoreError> {
         let wanted = self.wanted();
         let is_wanted = |group: KeyGroup| wanted.iter().any(|wanted| wanted.contains(group));
-        let mut replayed = 0;
+        let unfit = |source| self.unfit(source, &object_of(&block.place, block.range), block.handle.offset);
+        let (mut replayed, mut together) = (0, Vec::with_capacity(WARM_PLACES));
         for batch in block.batches() {
             let batch = batch.map_err(|error| self.read_error(error))?;
             // Batches of several chains come one chain after the other, so their times may go back.
@@ -329,16 +329,19 @@ impl Restore<'_> {
                 restored.stamp = restored.stamp.max(batch.sqn);
                 inner.set_stamp(restored.stamp.0);
             }
-            for (key_group, bytes) in batch.changes.filter(|(group, _)| is_wanted(*group)) {
-                let unfit = |source| self.unfit(source, &object_of(&block.place, block.range), block.handle.offset);
-                let change = Change::decode(key_group, bytes).map_err(unfit)?;
-                replayed += 1;
-                // Decided before the state is renamed: a base knows its states by the ids of its own chain.
-                if plan.base.as_ref().is_some_and(|base| has_change(base, &change, batch.sqn)) {
-                    continue;
+            let mut changes = batch.changes.filter(|(group, _)| is_wanted(*group)).peekable();
+            while changes.peek().is_some() {
+                together.clear();
+                for (key_group, bytes) in changes.by_ref().take(WARM_PLACES) {
+                    let change = Change::decode(key_group, bytes).map_err(unfit)?;
+                    replayed += 1;
+                    // Decided before the state is renamed: a base knows its states by the ids of its own chain.
+                    if plan.base.as_ref().is_none_or(|base| !has_change(base, &change, batch.sqn)) {
+                        together.extend(self.renamed(change));
+                    }
                 }
-                let Some(change) = self.renamed(change) else { continue };
-                inner.apply(&change).map_err(unfit)?;
+                inner.warm(&mut together.iter().map(|change| change.at));
+                together.iter().try_for_each(|change| inner.apply(change)).map_err(unfit)?;
             }
         }
         inner.finish_batch().map_err(|source| self.inner_error(source))?;

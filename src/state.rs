@@ -47,7 +47,7 @@ pub mod ttl;
 pub mod undo;
 
 pub use self::{
-    change::{Action, Change},
+    change::{Action, Change, set_entry},
     image::ImageSnapshots,
     page::{MapKeys, PageLimit},
     piece::{HashRange, PieceSnapshots, stable_hash},
@@ -145,6 +145,10 @@ pub struct Counts {
 
 /// Counts entries, and calls its argument now and then; `false` stops it. Blocks its thread.
 pub type Counting = Box<dyn FnOnce(&mut dyn FnMut() -> bool) -> Result<Counts, StateError> + Send>;
+
+/// Places that are worth a [`StateBackend::warm`] together: enough to wait for memory once, and few enough to stay in
+/// the nearest cache until they are used.
+pub const WARM_PLACES: usize = 64;
 
 /// An inner state backend: keyed entries of registered states, written by one owner.
 ///
@@ -328,7 +332,8 @@ pub trait StateBackend: Send {
     }
 
     /// Hints that these places are about to be read or changed. A backend may fetch many of them into the processor's
-    /// caches at once. The call changes nothing and ignores places that do not fit.
+    /// caches at once. The call changes nothing and ignores places that do not fit. Of more than [`WARM_PLACES`]
+    /// places, the first may have left the nearest cache again when they are used.
     fn warm(&self, _places: &mut dyn Iterator<Item = Address<'_>>) {}
 
     /// Ends a batch: all changes since the last call belong together. Backends that buffer writes pass them on here;

@@ -91,8 +91,7 @@ impl Restore<'_> {
             let opened = opened.map_err(|error| self.base_unreadable(&path, error))?;
             let opened =
                 opened.map_err(|refused| self.damaged(Fault::corrupt(&path, Some(refused.offset), refused.error)))?;
-            let may_block = inner.may_block();
-            tasks::blocking_if(may_block, || self.load_pieces(inner, &read, &opened, progress))?;
+            tasks::blocking(|| self.load_pieces(inner, &read, &opened, progress))?;
             report(*progress);
             tokio::task::yield_now().await;
         }

@@ -143,6 +143,24 @@ impl<'a> Change<'a> {
     }
 }
 
+/// The entry that an encoded change sets to a value, whatever it was before: the part of the bytes that is equal in all
+/// such changes of the entry, and in no others. `None` for changes of any other kind, and for bytes that are none.
+#[must_use]
+pub fn set_entry(bytes: &[u8]) -> Option<&[u8]> {
+    let (kind, rest) = bytes.split_first()?;
+    let (_, rest) = take_varint(rest).ok()?;
+    let (_, rest) = take_bytes(rest).ok()?;
+    let (_, rest) = take_bytes(rest).ok()?;
+    let value = match kind {
+        1 => rest,
+        3 => take_bytes(rest).ok()?.1,
+        // An element of a list is set only if the ones before it are there, so an earlier change may matter to later
+        // ones.
+        _ => return None,
+    };
+    bytes.get(..bytes.len() - value.len())
+}
+
 /// Nearly every varint here is one byte.
 #[inline]
 fn put_varint(out: &mut Vec<u8>, value: u64) {
@@ -208,6 +226,32 @@ mod tests {
         let mut out = vec![0xee];
         change(u32::MAX, &[b'k'; 128], b"", Action::Put(b"")).encode(&mut out);
         assert_eq!(hex(&out), format!("ee01ffffffff0f8001{}00", "6b".repeat(128)), "appends; long varints");
+    }
+
+    #[test]
+    fn only_values_and_map_entries_are_set_whatever_they_were() {
+        let (map_key, value) = (&b"m"[..], &b"value"[..]);
+        let entry = |namespace: &[u8], action| {
+            let mut out = Vec::new();
+            change(1, b"key", namespace, action).encode(&mut out);
+            set_entry(&out).map(hex)
+        };
+        assert_eq!(entry(b"ns", Action::Put(value)).unwrap(), "0101036b6579026e73");
+        assert_eq!(entry(b"ns", Action::Put(b"")), entry(b"ns", Action::Put(value)));
+        assert_eq!(entry(b"ns", Action::MapPut { map_key, value }).unwrap(), "0301036b6579026e73016d");
+        assert_ne!(entry(b"", Action::Put(b"\x01m")), entry(b"", Action::MapPut { map_key, value }));
+        let others = [
+            Action::Clear,
+            Action::Append(value),
+            Action::MapRemove { map_key },
+            Action::MapAppend { map_key, value },
+            Action::ListPut { index: 0, element: value },
+            Action::TimerPut { time: 1 },
+            Action::TimerRemove { time: 1 },
+        ];
+        assert!(others.into_iter().all(|action| entry(b"", action).is_none()));
+        assert_eq!(set_entry(b""), None);
+        assert_eq!(set_entry(&[1, 1, 9, b'k']), None);
     }
 
     #[test]

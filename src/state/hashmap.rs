@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!   state ─▶ key group ─▶ directory ─▶ slice ─▶ cell: one (key, namespace)
-//!                         by hash bits  hash table   value: name and value in one block
+//!                         by hash bits  table        value: name and value, in the slice's arena
 //!                                                    map:   B-tree     list: vector
 //!                                                    timer: B-tree of times, or one
 //! ```
 //!
-//! A slice is a hash table of the cells of one range of stable hashes (`name`), bounded in cells and bytes. A full
-//! slice is split, and two small ones are merged (`directory`). So growing and shrinking move at most one slice's cells
-//! at a time, and never stall the writer by rehashing a huge table. Slices are also the unit of copying, and each knows
-//! its last change. The halves of a split slice inherit its stamp; a merged slice takes the higher stamp.
+//! A slice has the cells of one range of stable hashes (`name`), and is bounded in cells and bytes. It is a hash table
+//! (`cells`), or for values a block of memory with a table of places (`values`). A full slice is split, and two small
+//! ones are merged (`directory`). So growing and shrinking move at most one slice's cells at a time, and never stall the
+//! writer by rehashing a huge table. Slices are also the unit of copying, and each knows its last change. The halves of
+//! a split slice inherit its stamp; a merged slice takes the higher stamp.
 //!
 //! The timers of a state are also in an index over all of its key groups, in order of time (`timers`).
 //!
@@ -21,11 +22,14 @@
 //! and a constant for the allocator's own cost per block.
 
 mod cell;
+mod cells;
 mod directory;
 mod name;
+mod places;
 mod slice;
 mod table;
 mod timers;
+mod values;
 
 use std::hint::black_box;
 
@@ -33,14 +37,11 @@ pub(super) use self::name::{Name, read_name};
 use self::table::{Misfit, Table};
 use super::{
     Address, Change, Counting, Counts, HashRange, MapKeys, PageLimit, PieceSnapshots, StateBackend, StateError,
-    TimerRef,
+    TimerRef, WARM_PLACES,
     cut::{CutPiece, Cuts, Kept},
     stable_hash,
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateDescriptor, StateId};
-
-/// Number of places that [`HashMapBackend::warm`](StateBackend::warm) fetches at a time.
-const WARM_PLACES: usize = 64;
 
 /// An inner backend that keeps everything in memory.
 pub struct HashMapBackend {
@@ -242,8 +243,8 @@ impl StateBackend for HashMapBackend {
         self.stamp = stamp;
     }
 
-    /// An update of a place that is in no cache waits for memory three times in sequence: table, bucket, block. These
-    /// short loops let the processor wait for several places at the same time.
+    /// An update of a place that is in no cache waits for memory three times in sequence: slice, table of places, cell.
+    /// These short loops let the processor wait for several places at the same time.
     fn warm(&self, places: &mut dyn Iterator<Item = Address<'_>>) {
         let mut cells = [(None, KeyGroup(0), 0); WARM_PLACES];
         let mut blocks: [&[u8]; WARM_PLACES] = [&[]; WARM_PLACES];
@@ -255,14 +256,23 @@ impl StateBackend for HashMapBackend {
                 *cell = (self.table(at.state).ok(), at.key_group, stable_hash(at.key, at.namespace));
                 count += 1;
             }
-            // A processor looks a few hundred instructions ahead, so this loop has none but those of the look-ups.
+            // A processor looks a few hundred instructions ahead, and begins anew where it guessed a branch wrong. So
+            // no branch of this loop depends on the memory that it reads, and the look-ups come after it.
+            let touch = |(table, key_group, hash): &(Option<&Table>, KeyGroup, u64)| {
+                table.map_or(0, |table| table.touch(*key_group, *hash))
+            };
+            black_box(cells.iter().take(count).fold(0, |all, cell| all ^ touch(cell)));
             for (block, (table, key_group, hash)) in blocks.iter_mut().zip(cells).take(count) {
                 *block = table.map(|table| table.block(key_group, hash)).unwrap_or_default();
             }
-            // The fold reads both ends of every block. The compiler must believe that the sum is needed, or it leaves
-            // the reads out.
-            let ends = |block: &&[u8]| block.first().copied().unwrap_or(0) ^ block.last().copied().unwrap_or(0);
-            black_box(blocks.iter().take(count).fold(0, |all, block| all ^ ends(block)));
+            // The fold reads both ends and the middle of every block, since a short one spans up to three cache lines.
+            // The compiler must believe that the sum is needed, or it leaves the reads out.
+            let byte = |block: &[u8], at: usize| block.get(at).copied().unwrap_or(0);
+            let read = |block: &&[u8]| {
+                let last = block.len().saturating_sub(1);
+                byte(block, 0) ^ byte(block, last / 2) ^ byte(block, last)
+            };
+            black_box(blocks.iter().take(count).fold(0, |all, block| all ^ read(block)));
             if count < WARM_PLACES {
                 return;
             }

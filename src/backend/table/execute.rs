@@ -14,7 +14,7 @@ use super::{
 use crate::{
     backend::{error, words::Operation},
     state::{
-        Change, StateBackend as _,
+        Change, StateBackend as _, WARM_PLACES,
         op::{self, Answer, Upkeep},
     },
     tasks,
@@ -57,9 +57,12 @@ impl Table {
         let cursors = Arc::clone(clean_ups.lists());
         let done = view.done;
         let left = || operations.iter().zip(key_groups.iter()).skip(done);
-        inner.warm(&mut left().map(|(operation, group)| address(operation, *group)));
         let mut log = |change: &Change<'_>| log.append(change);
-        for (operation, key_group) in left() {
+        for (index, (operation, key_group)) in left().enumerate() {
+            if index % WARM_PLACES == 0 {
+                let places = left().skip(index).take(WARM_PLACES);
+                inner.warm(&mut places.map(|(operation, group)| address(operation, *group)));
+            }
             let descriptor = states.get(operation.state).expect("a checked operation has a state");
             // Bounded before the operation runs: an answer that does not fit could not be taken back, and firing timers
             // would have removed them for nothing.

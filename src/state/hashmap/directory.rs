@@ -15,22 +15,21 @@
 use std::mem::size_of;
 
 use super::{
-    cell::Cell,
-    name::Name,
+    cells::{Cells, Effect},
     slice::{Slice, Tally, Usage},
 };
 use crate::{state::HashRange, tasks};
 
 /// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; exactly the positions in a
 /// slice's range lead to it; `deepest` slices have the directory's depth.
-pub(super) struct Directory<C> {
+pub(super) struct Directory<S> {
     depth: u32,
     deepest: usize,
     index: Vec<u32>,
-    slices: Vec<Slice<C>>,
+    slices: Vec<Slice<S>>,
 }
 
-impl<C> Drop for Directory<C> {
+impl<S> Drop for Directory<S> {
     /// Freeing the cells of a large state takes long. A work aside does it slice by slice.
     fn drop(&mut self) {
         while self.slices.pop().is_some() {
@@ -39,7 +38,7 @@ impl<C> Drop for Directory<C> {
     }
 }
 
-impl<C: Cell> Directory<C> {
+impl<S: Cells> Directory<S> {
     /// A directory with one empty slice.
     pub(super) fn new() -> Self {
         Self { depth: 0, deepest: 1, index: vec![0], slices: vec![Slice::new()] }
@@ -51,12 +50,12 @@ impl<C: Cell> Directory<C> {
         (size_of::<Self>() + size_of::<u32>() * self.index.len()) as u64 + slices
     }
 
-    pub(super) fn slices(&self) -> &[Slice<C>] {
+    pub(super) fn slices(&self) -> &[Slice<S>] {
         &self.slices
     }
 
     /// The slice whose range contains `hash`.
-    pub(super) fn slice_of(&self, hash: u64) -> &Slice<C> {
+    pub(super) fn slice_of(&self, hash: u64) -> &Slice<S> {
         self.slice(self.position(hash))
     }
 
@@ -73,50 +72,33 @@ impl<C: Cell> Directory<C> {
         }
     }
 
+    /// The cells of the slice of `hash`.
     #[inline]
-    pub(super) fn find(&self, name: &Name<'_>) -> Option<&C> {
-        self.slices.get(self.position(name.hash()))?.find(name)
+    pub(super) fn cells(&self, hash: u64) -> Option<&S> {
+        self.slices.get(self.position(hash)).map(Slice::cells)
     }
 
-    /// The block of a cell with this hash, not read yet; empty if there is none.
-    #[inline]
-    pub(super) fn block(&self, hash: u64) -> &[u8] {
-        self.slices.get(self.position(hash)).map_or(&[], |slice| slice.block(hash))
-    }
-
-    /// Changes the cell of `name`, or adds the one that `create` makes.
+    /// Lets `write` change the cells of the slice of `hash`.
     ///
     /// # Errors
-    /// The error of `change` or `create`; `change` must have changed nothing then.
+    /// The error of `write`, which must have changed nothing then.
     #[inline]
-    pub(super) fn upsert<E>(
+    pub(super) fn write<E>(
         &mut self,
-        name: &Name<'_>,
+        hash: u64,
         tally: &mut Tally,
-        change: impl FnOnce(&mut C) -> Result<(), E>,
-        create: impl FnOnce() -> Result<C, E>,
+        write: impl FnOnce(&mut S) -> Result<Effect, E>,
     ) -> Result<(), E> {
-        let position = self.position(name.hash());
+        let position = self.position(hash);
         let slice = self.slice_mut(position);
-        // Ordering: the cell is changed or added first, and the slice is split afterwards. A refused change therefore
-        // splits nothing. One split is enough: if all cells fall into one half, the next write to that half splits it
-        // again.
-        match slice.change(name, tally, change) {
-            Some(result) => result?,
-            None => slice.insert(create()?, tally),
-        }
-        if slice.is_full() {
-            self.split(position, &mut tally.usage);
+        // Ordering: the slice is split after the change. A refused change therefore splits nothing. One split is
+        // enough: if all cells fall into one half, the next write to that half splits it again.
+        match slice.write(tally, write)? {
+            Effect::Changed if slice.is_full() => self.split(position, &mut tally.usage),
+            Effect::Removed => self.merge(position, &mut tally.usage),
+            Effect::Changed | Effect::Nothing => {}
         }
         Ok(())
-    }
-
-    /// Changes the cell of `name`, if there is one, and removes it unless `change` returns that it stays.
-    pub(super) fn change_or_remove(&mut self, name: &Name<'_>, tally: &mut Tally, change: impl FnOnce(&mut C) -> bool) {
-        let position = self.position(name.hash());
-        if self.slice_mut(position).change_or_remove(name, tally, change) {
-            self.merge(position, &mut tally.usage);
-        }
     }
 
     /// The position in `slices` of the slice of `hash`.
@@ -128,11 +110,11 @@ impl<C: Cell> Directory<C> {
     }
 
     #[inline]
-    fn slice_mut(&mut self, position: usize) -> &mut Slice<C> {
+    fn slice_mut(&mut self, position: usize) -> &mut Slice<S> {
         self.slices.get_mut(position).expect("the index only names slices")
     }
 
-    fn slice(&self, position: usize) -> &Slice<C> {
+    fn slice(&self, position: usize) -> &Slice<S> {
         self.slices.get(position).expect("the index only names slices")
     }
 
@@ -230,9 +212,9 @@ impl<C: Cell> Directory<C> {
             assert_eq!(self.position(slice.first()), position);
             assert_eq!(led_to.get(position), Some(&(1 << (self.depth - slice.depth()))));
             let shift = u64::BITS - slice.depth();
-            for cell in slice.cells() {
-                assert_eq!(cell.hash().checked_shr(shift), slice.first().checked_shr(shift));
-            }
+            slice.cells().names(&mut |hash, _, _| {
+                assert_eq!(hash.checked_shr(shift), slice.first().checked_shr(shift));
+            });
         }
     }
 }

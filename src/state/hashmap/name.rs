@@ -30,14 +30,39 @@ impl<'a> Name<'a> {
         self.hash
     }
 
+    pub(super) fn key(&self) -> &'a [u8] {
+        self.key
+    }
+
+    pub(super) fn namespace(&self) -> &'a [u8] {
+        self.namespace
+    }
+
+    /// Bytes of key and namespace.
+    pub(super) fn len(&self) -> usize {
+        self.key.len() + self.namespace.len()
+    }
+
+    /// The lengths of key (low half) and namespace in 16 bits each, not all of them ones; `None` if they are longer.
+    #[inline]
+    pub(super) fn short_lengths(&self) -> Option<u32> {
+        let (key, namespace) = (self.key.len() as u32, self.namespace.len() as u32);
+        (self.len() < usize::from(u16::MAX)).then_some(key | namespace << 16)
+    }
+
+    /// Whether `bytes` begin with key and namespace.
+    #[inline]
+    pub(super) fn begins(&self, bytes: &[u8]) -> bool {
+        bytes.split_at_checked(self.key.len()).is_some_and(|(key, rest)| {
+            key == self.key && (self.namespace.is_empty() || rest.starts_with(self.namespace))
+        })
+    }
+
     /// Whether `block` begins with this name.
     #[inline]
     pub(super) fn heads(&self, block: &[u8]) -> bool {
         let Some((header, rest)) = block.split_first_chunk() else { return false };
-        *header == self.header
-            && rest.split_at_checked(self.key.len()).is_some_and(|(key, rest)| {
-                key == self.key && (self.namespace.is_empty() || rest.starts_with(self.namespace))
-            })
+        *header == self.header && self.begins(rest)
     }
 
     /// A new block with this name, followed by `content`.

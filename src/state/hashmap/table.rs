@@ -5,11 +5,13 @@ use std::ops::Bound;
 #[cfg(test)]
 use super::slice::Slice;
 use super::{
-    cell::{Cell, ListCell, MapCell, ValueCell},
+    cell::{Cell, ListCell, MapCell},
+    cells::{CellTable, Cells, Effect},
     directory::Directory,
-    name::{Name, read_name},
+    name::Name,
     slice::{Tally, Usage},
     timers::Timers,
+    values::Values,
 };
 use crate::{
     state::{Action, Address, Change, HashRange, MapKeys, Page, PageLimit, TimerRef, stable_hash},
@@ -25,17 +27,17 @@ const LIST_HOLE: Misfit = "a list element beyond the next index";
 
 /// The contents of one state.
 pub(super) enum Table {
-    Value(Groups<ValueCell>),
-    List(Groups<ListCell>),
-    Map(Groups<MapCell>),
+    Value(Groups<Values>),
+    List(Groups<CellTable<ListCell>>),
+    Map(Groups<CellTable<MapCell>>),
     Timer(Timers),
 }
 
 /// The cells of each key group.
-pub(super) struct Groups<C> {
+pub(super) struct Groups<S> {
     range: KeyGroupRange,
     /// One for each key group of the range; empty before the first write.
-    directories: Vec<Directory<C>>,
+    directories: Vec<Directory<S>>,
     pub(super) tally: Tally,
 }
 
@@ -144,19 +146,9 @@ impl Table {
     pub(super) fn apply(&mut self, at: Address<'_>, action: Action<'_>) -> Result<(), Misfit> {
         let name = Name::new(at.key, at.namespace);
         match (self, action) {
-            (Self::Value(groups), Action::Put(value)) => {
-                let put = |cell: &mut ValueCell| {
-                    cell.set(value);
-                    Ok(())
-                };
-                groups.upsert(at, &name, put, || Ok(ValueCell::new(&name, value)))
-            }
+            (Self::Value(groups), Action::Put(value)) => groups.write(at, &name, |values| Ok(values.put(&name, value))),
             (Self::Value(groups), Action::Append(value)) => {
-                let append = |cell: &mut ValueCell| {
-                    cell.append(value);
-                    Ok(())
-                };
-                groups.upsert(at, &name, append, || Ok(ValueCell::new(&name, value)))
+                groups.write(at, &name, |values| Ok(values.append(&name, value)))
             }
             (Self::Map(groups), Action::MapPut { map_key, value }) => {
                 let put = |cell: &mut MapCell| {
@@ -186,12 +178,22 @@ impl Table {
                 };
                 groups.upsert(at, &name, put, create)
             }
-            (Self::Value(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
+            (Self::Value(groups), Action::Clear) => groups.write_old(at, &name, |values| Ok(values.remove(&name))),
             (Self::List(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
             (Self::Map(groups), Action::Clear) => groups.change_or_remove(at, &name, |_| false),
             (Self::Timer(timers), Action::TimerPut { time }) => timers.put(at, &name, time),
             (Self::Timer(timers), Action::TimerRemove { time }) => timers.remove(at, &name, time),
             _ => Err(OTHER_KIND),
+        }
+    }
+
+    /// Reads the place at which the look-up of a stable hash begins; returns something of it.
+    #[inline]
+    pub(super) fn touch(&self, key_group: KeyGroup, hash: u64) -> u32 {
+        match self {
+            Self::Value(groups) => groups.of_hash(key_group, hash).map_or(0, |cells| cells.touch(hash)),
+            // Their tables cannot be read without looking something up.
+            Self::List(_) | Self::Map(_) | Self::Timer(_) => 0,
         }
     }
 
@@ -208,7 +210,7 @@ impl Table {
 
     pub(super) fn value(&self, at: Address<'_>) -> Result<Option<&[u8]>, Misfit> {
         let Self::Value(groups) = self else { return Err(OTHER_KIND) };
-        Ok(groups.find(at)?.map(ValueCell::value))
+        Ok(groups.cells(at)?.and_then(|values| values.find(&Name::new(at.key, at.namespace))))
     }
 
     pub(super) fn map_value(&self, at: Address<'_>, map_key: &[u8]) -> Result<Option<&[u8]>, Misfit> {
@@ -289,22 +291,22 @@ impl Table {
     }
 }
 
-impl<C: Cell> Groups<C> {
+impl<S: Cells> Groups<S> {
     pub(super) fn new(range: KeyGroupRange) -> Self {
         Self { range, directories: Vec::new(), tally: Tally::default() }
     }
 
     #[cfg(test)]
     pub(super) fn recount(&self) -> Usage {
-        let cells = self.directories.iter().flat_map(Directory::slices).flat_map(Slice::cells);
+        let slices = self.directories.iter().flat_map(Directory::slices).map(Slice::cells);
         let bytes = self.directories.iter().inspect(|directory| directory.check()).map(Directory::bytes).sum();
-        Usage { entries: cells.map(Cell::entries).sum(), bytes }
+        Usage { entries: slices.map(|cells| cells.recount().entries).sum(), bytes }
     }
 
     fn slices(&self, group: KeyGroup) -> Vec<(usize, u64)> {
         let directory = self.range.index(group).and_then(|index| self.directories.get(index));
         let slices = directory.map(Directory::slices).unwrap_or_default();
-        slices.iter().map(|slice| (slice.len(), slice.bytes())).collect()
+        slices.iter().map(|slice| (slice.cells().len(), slice.bytes())).collect()
     }
 
     fn changed(&self, group: KeyGroup, range: HashRange) -> u64 {
@@ -329,11 +331,9 @@ impl<C: Cell> Groups<C> {
         // Nothing was ever written to the state, so all hashes are covered at once.
         let Some(directory) = self.directories.get(index) else { return Ok(u64::MAX) };
         let slice = directory.slice_of(from);
-        for cell in slice.cells().filter(|cell| cell.hash() >= from) {
-            let (key, namespace) = read_name(cell.block());
-            let at = Address { state, key_group, key, namespace };
-            cell.rebuild(&mut |action| copy(&Change { at, action }));
-        }
+        slice.cells().copy(from, &mut |key, namespace, action| {
+            copy(&Change { at: Address { state, key_group, key, namespace }, action });
+        });
         Ok(slice.last())
     }
 
@@ -352,8 +352,11 @@ impl<C: Cell> Groups<C> {
         let mut from = Some(after.map_or(0, |(hash, _)| hash));
         while let Some(first) = from {
             let slice = directory.slice_of(first);
-            let names = slice.cells().map(|cell| (cell.hash(), read_name(cell.block())));
-            let mut names: Vec<_> = names.filter(|name| after.is_none_or(|after| *name > after)).collect();
+            let mut names = Vec::new();
+            slice.cells().names(&mut |hash, key, namespace| {
+                let name = (hash, (key, namespace));
+                names.extend(after.is_none_or(|after| name > after).then_some(name));
+            });
             // Slices come in order of hashes, and a hash table has no order. So each slice is sorted by itself, and
             // `after` need not exist.
             names.sort_unstable();
@@ -370,18 +373,66 @@ impl<C: Cell> Groups<C> {
 
     #[inline]
     fn block(&self, key_group: KeyGroup, hash: u64) -> &[u8] {
-        let directory = self.range.index(key_group).and_then(|index| self.directories.get(index));
-        directory.map_or(&[], |directory| directory.block(hash))
+        self.of_hash(key_group, hash).map_or(&[], |cells| cells.block(hash))
     }
 
-    fn find(&self, at: Address<'_>) -> Result<Option<&C>, Misfit> {
+    /// The cells of the slice of a hash.
+    #[inline]
+    fn of_hash(&self, key_group: KeyGroup, hash: u64) -> Option<&S> {
+        let directory = self.range.index(key_group).and_then(|index| self.directories.get(index));
+        directory.and_then(|directory| directory.cells(hash))
+    }
+
+    /// The cells of the slice of a name; `None` before the first write.
+    #[inline]
+    fn cells(&self, at: Address<'_>) -> Result<Option<&S>, Misfit> {
         let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
-        let Some(directory) = self.directories.get(index) else { return Ok(None) };
-        Ok(directory.find(&Name::new(at.key, at.namespace)))
+        let directory = self.directories.get(index);
+        Ok(directory.and_then(|directory| directory.cells(stable_hash(at.key, at.namespace))))
     }
 
     fn len(&self, at: Address<'_>) -> Result<u64, Misfit> {
-        Ok(self.find(at)?.map_or(0, Cell::entries))
+        Ok(self.cells(at)?.map_or(0, |cells| cells.entries(&Name::new(at.key, at.namespace))))
+    }
+
+    /// Lets `write` change the cells of the slice of a name.
+    #[inline]
+    fn write(
+        &mut self,
+        at: Address<'_>,
+        name: &Name<'_>,
+        write: impl FnOnce(&mut S) -> Result<Effect, Misfit>,
+    ) -> Result<(), Misfit> {
+        let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
+        if self.directories.is_empty() {
+            self.allocate();
+        }
+        let directory = self.directories.get_mut(index).expect("one for each key group of the range");
+        directory.write(name.hash(), &mut self.tally, write)
+    }
+
+    /// As [`write`](Self::write), for a write that changes cells that exist only.
+    fn write_old(
+        &mut self,
+        at: Address<'_>,
+        name: &Name<'_>,
+        write: impl FnOnce(&mut S) -> Result<Effect, Misfit>,
+    ) -> Result<(), Misfit> {
+        let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
+        let Some(directory) = self.directories.get_mut(index) else { return Ok(()) };
+        directory.write(name.hash(), &mut self.tally, write)
+    }
+
+    fn allocate(&mut self) {
+        // This happens at the first write, so that thousands of states that are never written cost nothing.
+        self.directories = self.range.iter().map(|_| Directory::new()).collect();
+        self.tally.usage.bytes += self.directories.iter().map(Directory::bytes).sum::<u64>();
+    }
+}
+
+impl<C: Cell> Groups<CellTable<C>> {
+    pub(super) fn find(&self, at: Address<'_>) -> Result<Option<&C>, Misfit> {
+        Ok(self.cells(at)?.and_then(|cells| cells.find(&Name::new(at.key, at.namespace))))
     }
 
     #[inline]
@@ -392,12 +443,7 @@ impl<C: Cell> Groups<C> {
         change: impl FnOnce(&mut C) -> Result<(), Misfit>,
         create: impl FnOnce() -> Result<C, Misfit>,
     ) -> Result<(), Misfit> {
-        let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
-        if self.directories.is_empty() {
-            self.allocate();
-        }
-        let directory = self.directories.get_mut(index).expect("one for each key group of the range");
-        directory.upsert(name, &mut self.tally, change, create)
+        self.write(at, name, |cells| cells.upsert(name, change, create))
     }
 
     pub(super) fn change_or_remove(
@@ -406,16 +452,6 @@ impl<C: Cell> Groups<C> {
         name: &Name<'_>,
         change: impl FnOnce(&mut C) -> bool,
     ) -> Result<(), Misfit> {
-        let index = self.range.index(at.key_group).ok_or(FOREIGN_KEY_GROUP)?;
-        if let Some(directory) = self.directories.get_mut(index) {
-            directory.change_or_remove(name, &mut self.tally, change);
-        }
-        Ok(())
-    }
-
-    fn allocate(&mut self) {
-        // This happens at the first write, so that thousands of states that are never written cost nothing.
-        self.directories = self.range.iter().map(|_| Directory::new()).collect();
-        self.tally.usage.bytes += self.directories.iter().map(Directory::bytes).sum::<u64>();
+        self.write_old(at, name, |cells| Ok(cells.change_or_remove(name, change)))
     }
 }

@@ -4,6 +4,7 @@ use std::{cell::Cell as Slot, collections::BTreeSet, mem::size_of, sync::Arc};
 
 use super::{
     cell::{ALLOCATION_BYTES, Cell},
+    cells::CellTable,
     name::Name,
     slice::Usage,
     table::{Groups, Misfit},
@@ -24,7 +25,7 @@ const SHARED_BYTES: usize = 2 * size_of::<usize>();
 
 /// The timers of one state. Invariant: the index has exactly the timers of the cells.
 pub(super) struct Timers {
-    pub(super) groups: Groups<TimerCell>,
+    pub(super) groups: Groups<CellTable<TimerCell>>,
     index: TimerIndex,
 }
 

@@ -13,7 +13,7 @@ use std::{collections::VecDeque, iter, mem};
 
 use super::{Action, Address, Cell, Change, Layer, Old, OldMap, PAGE, Undo, put_id, timers};
 use crate::{
-    state::{MapKeys, StateBackend, StateError},
+    state::{MapKeys, StateBackend, StateError, WARM_PLACES},
     types::{KeyGroup, StateKind},
 };
 
@@ -140,9 +140,12 @@ impl Journal {
             });
             // A record tells its length at its beginning. So a block is read forwards, and then undone backwards.
             let records: Vec<Record<'_>> = records.collect::<Result<_, _>>()?;
-            for Record { change, .. } in records.iter().rev() {
-                live.apply(change)?;
-                log(change);
+            for together in records.rchunks(WARM_PLACES) {
+                live.warm(&mut together.iter().map(|record| record.change.at));
+                for Record { change, .. } in together.iter().rev() {
+                    live.apply(change)?;
+                    log(change);
+                }
             }
         }
         Ok(())
