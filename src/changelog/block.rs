@@ -25,6 +25,7 @@
 mod builder;
 mod reader;
 mod set;
+mod squash;
 mod varint;
 
 use bytes::Bytes;
@@ -33,6 +34,7 @@ pub use self::{
     builder::BlockBuilder,
     reader::{Batch, BlockReader, Changes},
     set::ChangeSetBuilder,
+    squash::squash,
 };
 use crate::types::{KeyGroupRange, Sqn, SqnRange};
 

@@ -6,6 +6,7 @@ use tokio::{sync::mpsc, task::yield_now, time::Instant};
 use super::{InFlight, Number, Ticket, UploadEdge, UploadError};
 use crate::{
     changelog::{
+        block::squash,
         compression::Compression,
         segment::{ChangeSet, EncodedSegment, SegmentEncoder, SegmentHandle, SegmentId},
     },
@@ -13,8 +14,14 @@ use crate::{
         Created, ObjectName, Path, Retry,
         copies::{Label, Part, Use},
     },
+    state::set_entry,
+    tasks,
     types::Name,
 };
+
+/// A change set of at least this many bytes takes longer to encode than handing the other tasks of the thread to another
+/// one.
+const LONG_SET_BYTES: u64 = 256 << 10;
 
 /// The upload of one segment.
 pub(super) struct Upload {
@@ -113,14 +120,16 @@ fn tell(tickets: Vec<Ticket>, outcome: Result<Vec<SegmentHandle>, UploadError>) 
     }
 }
 
-/// Checksums run at memory speed; only compression is worth a yield.
+/// The segment of `sets`, without changes that are overwritten.
 async fn encode(id: SegmentId, sets: &[ChangeSet], compression: Compression) -> EncodedSegment {
     let mut encoder = SegmentEncoder::new(id, compression);
     for set in sets {
-        encoder.push(set);
-        if compression != Compression::None {
-            yield_now().await;
-        }
+        // Sessions must not wait for a long change set.
+        tasks::blocking_if(set.body.length() >= LONG_SET_BYTES, || match squash(&set.body, set_entry) {
+            Some(body) => encoder.push(&ChangeSet { body, ..set.clone() }),
+            None => encoder.push(set),
+        });
+        yield_now().await;
     }
     encoder.finish()
 }
