@@ -18,9 +18,10 @@
 use std::{
     any::Any,
     cell::Cell,
-    future::Future,
+    future::{Future, poll_fn},
     num::NonZeroU64,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -218,17 +219,23 @@ fn note(panics: &Counter, what: &'static str, payload: &(dyn Any + Send)) -> Pan
     Panicked { what, message }
 }
 
-/// As [`blocking`], if the call `may_block`; otherwise a plain call.
+/// As [`blocking`], if the call `may_block` for so long; otherwise a plain call.
 pub fn blocking_if<T>(may_block: bool, call: impl FnOnce() -> T) -> T {
     if may_block { blocking(call) } else { call() }
 }
 
-/// Makes a call that may block its thread, for example for a disk. On a runtime with several threads, the other tasks
-/// of this thread move to another one meanwhile.
+/// Makes a call that may block its thread, for example for a disk, or that takes the processor for milliseconds. On a
+/// runtime with several threads, the other tasks of this thread move to another one meanwhile.
 pub fn blocking<T>(call: impl FnOnce() -> T) -> T {
     // On a runtime with one thread nothing can move elsewhere, and the call to move it would panic.
     let elsewhere = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if elsewhere { tokio::task::block_in_place(call) } else { call() }
+}
+
+/// Awaits `work`, which takes the processor for long, as [`blocking`] calls.
+pub async fn taking_long<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| blocking(|| work.as_mut().poll(context))).await
 }
 
 #[cfg(test)]

@@ -26,11 +26,15 @@ use crate::{
     backend::{Acknowledgement, Directory, Operation, Refusal, Session, SessionEvent},
     error::{Error, Reason, Scope},
     proto::v1::{self, SessionRequest, session_request::Request, session_response::Response},
+    tasks,
 };
 
 /// Most requests that are handled before an acknowledgement is sent, if they are there already: several batches share
 /// one acknowledgement.
 const REQUESTS_PER_ACKNOWLEDGEMENT: usize = 32;
+
+/// Batches of at least this many bytes take longer than handing the other tasks of the thread to another one.
+const LONG_BATCH_BYTES: usize = 16 << 10;
 
 /// Most responses that wait to be sent before the next request is handled. Each is a message of up to
 /// `max_message_bytes`.
@@ -154,6 +158,11 @@ impl Wire {
                 return;
             }
             match self.requests.try_next().now_or_never() {
+                // The client is faster than this task. The connection, which reads the next requests, would wait for
+                // this task, so it goes on elsewhere meanwhile.
+                Some(Ok(Some(Incoming::Batch(batch)))) if batch.len() >= LONG_BATCH_BYTES => {
+                    tasks::taking_long(self.handle_raw(batch)).await;
+                }
                 Some(request) => self.received(request).await,
                 None => return,
             }
