@@ -2,13 +2,14 @@
 //! waits longer than one slice takes to copy; or image by image, so that it never waits longer than linking files
 //! takes. Operator state is always copied as slices.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     backend::{
         core::Core,
+        environment::Environment,
         error,
         shared::Shared,
         table::copy::{Imaged, Pieced},
@@ -26,11 +27,11 @@ use crate::{
     object::Retry,
     state::image::LocalImage,
     tasks,
-    types::{HashRange, KeyGroup, KeyGroupRange, Sqn, StateDescriptor, StateId},
+    types::{HashRange, KeyGroup, KeyGroupRange, Sqn, StateDescriptor, StateId, TimeMs},
 };
 
 /// How often the schedule checks the length of the log.
-const POLL: std::time::Duration = std::time::Duration::from_secs(1);
+const POLL: Duration = Duration::from_secs(1);
 
 /// An owner that began with more imports materializes at once. Each rescale adds imports, and all of the owner's
 /// manifests name them.
@@ -38,9 +39,9 @@ const MANY_IMPORTS: usize = 16;
 
 /// Materializes whenever the schedule says so, until the backend ends.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let (options, fraction, turns) = {
-        let core = shared.core();
-        (core.env.options.materialization.clone(), core.env.random.fraction(), core.env.materializing.clone())
+    let (options, fraction, turns, clock) = {
+        let Environment { options, random, materializing, clock, .. } = &shared.core().env;
+        (options.materialization.clone(), random.fraction(), materializing.clone(), clock.clone())
     };
     let mut schedule = Schedule::new(options, Instant::now(), fraction);
     loop {
@@ -65,13 +66,19 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             finish(&shared, &mut schedule, made);
             continue;
         }
-        let poll = now + POLL;
+        let poll = now + until_poll(clock.now_ms());
         tokio::select! {
             biased;
             () = shared.signals.materialize.notified() => {}
             () = sleep_until(schedule.next(now).map_or(poll, |next| next.min(poll))) => {}
         }
     }
+}
+
+/// The time from `now` until the next check. All backends check at the same moments, at about half of a second, so that
+/// they wake an idle daemon once for all.
+fn until_poll(now: TimeMs) -> Duration {
+    POLL * 3 / 2 - Duration::from_millis(now % 1_000)
 }
 
 /// The facts by which the schedule decides.
