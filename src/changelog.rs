@@ -21,5 +21,6 @@ pub mod pending;
 pub mod reader;
 pub mod registry;
 pub mod segment;
+pub mod squash;
 pub mod uploader;
 pub mod writer;

@@ -48,7 +48,7 @@ use crate::{
         GuardLayer,
         listener::{Acceptor, Incoming, ListenError},
     },
-    state::image::LocalBackends,
+    state::{image::LocalBackends, set_or_extended},
     tasks::Tasks,
 };
 
@@ -375,6 +375,7 @@ fn environment(config: &Config, store: Store, local: Local, metrics: &Metrics) -
         SegmentNumbers::new(local.instance),
         config.changelog.upload.clone(),
         UploadMetrics::register(metrics),
+        set_or_extended,
     );
     Environment {
         store,

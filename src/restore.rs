@@ -52,6 +52,10 @@ pub use self::{
 /// Most bytes of changelog that a restore holds in memory, besides the state itself.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
+/// A block of at least this many bytes takes longer to replay than it takes to hand the other tasks of the thread to
+/// another one.
+const LONG_BLOCK_BYTES: u32 = 64 << 10;
+
 /// Changes between two points at which other tasks of the thread may run.
 const CHANGES_PER_TURN: u64 = 8 << 10;
 
@@ -294,7 +298,8 @@ impl Restore<'_> {
             let block = block.map_err(|error| self.read_error(error))?;
             // An iterator of borrowed batches cannot live across an await. So other tasks of this thread, which read
             // the next blocks, go on elsewhere. Where they cannot, the size of a block bounds how long they wait.
-            let changes = tasks::blocking(|| self.replay(inner, &block, plan, restored))?;
+            let takes_long = inner.may_block() || block.handle.length >= LONG_BLOCK_BYTES;
+            let changes = tasks::blocking_if(takes_long, || self.replay(inner, &block, plan, restored))?;
             since_turn += changes;
             restored.progress.bytes_done += u64::from(block.handle.stored_length);
             progress(restored.progress);

@@ -31,6 +31,7 @@ pub mod folder;
 mod forward;
 #[cfg(any(test, feature = "testing"))]
 pub mod gated;
+mod hash;
 pub mod hashmap;
 pub mod image;
 pub mod merge;
@@ -47,10 +48,11 @@ pub mod ttl;
 pub mod undo;
 
 pub use self::{
-    change::{Action, Change, set_entry},
+    change::{Action, Change, set_or_extended},
+    hash::stable_hash,
     image::ImageSnapshots,
     page::{MapKeys, PageLimit},
-    piece::{HashRange, PieceSnapshots, stable_hash},
+    piece::{HashRange, PieceSnapshots},
     timer::TimerRef,
 };
 

@@ -219,9 +219,9 @@ fn note(panics: &Counter, what: &'static str, payload: &(dyn Any + Send)) -> Pan
     Panicked { what, message }
 }
 
-/// As [`blocking`], if the call `may_block` for so long; otherwise a plain call.
-pub fn blocking_if<T>(may_block: bool, call: impl FnOnce() -> T) -> T {
-    if may_block { blocking(call) } else { call() }
+/// As [`blocking`], if the call may take long; otherwise a plain call.
+pub fn blocking_if<T>(takes_long: bool, call: impl FnOnce() -> T) -> T {
+    if takes_long { blocking(call) } else { call() }
 }
 
 /// Makes a call that may block its thread, for example for a disk, or that takes the processor for milliseconds. On a
@@ -232,7 +232,7 @@ pub fn blocking<T>(call: impl FnOnce() -> T) -> T {
     if elsewhere { tokio::task::block_in_place(call) } else { call() }
 }
 
-/// Awaits `work`, which takes the processor for long, as [`blocking`] calls.
+/// Awaits `work`, each poll of which is made as by [`blocking`].
 pub async fn taking_long<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     poll_fn(|context| blocking(|| work.as_mut().poll(context))).await

@@ -19,7 +19,7 @@ use dstl::{
     metrics::Metrics,
     object::{Store, StoreOptions, open::open},
     random::Random,
-    state::image::LocalBackends,
+    state::{image::LocalBackends, set_or_extended},
     tasks::Tasks,
     types::InnerBackend,
 };
@@ -49,6 +49,7 @@ impl Uploads {
             tasks: Tasks::default(),
             numbers: SegmentNumbers::new(random.uuid()),
             metrics: UploadMetrics::register(&metrics).of_job(&job),
+            entry_of: set_or_extended,
         };
         Ok(Self { client: Client::start(job, UploadOptions::default(), edge), _folder: folder })
     }
@@ -68,6 +69,7 @@ pub(crate) fn backends(folder: &Path, inner: InnerBackend, seed: u64) -> Result<
         SegmentNumbers::new(instance),
         UploadOptions::default(),
         UploadMetrics::register(&metrics),
+        set_or_extended,
     );
     Ok(Directory::new(Environment {
         store,

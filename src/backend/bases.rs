@@ -97,7 +97,7 @@ impl Bases {
         }
     }
 
-    /// Changes that a restore would replay after the base.
+    /// Changes that a restore would replay after the base, if the log left none out that others overwrite.
     pub(super) fn log_changes(&self) -> u64 {
         self.log_changes
     }

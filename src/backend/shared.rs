@@ -26,8 +26,6 @@ use crate::{
 /// The core, and the signals that wake its workers.
 pub(super) struct Shared {
     core: Mutex<Core>,
-    /// Whether the holder of the core may wait for a disk.
-    may_block: bool,
     /// Lane of batches and moves of entries: no other one runs between the slices of one.
     pub(super) batches: Lane,
     pub(super) signals: Arc<Signals>,
@@ -40,7 +38,6 @@ impl Shared {
         Arc::new_cyclic(|weak| {
             let core = make(weak);
             Self {
-                may_block: core.table.may_block(),
                 batches: Lane::default(),
                 signals: core.signals.clone(),
                 store: core.env.store.clone(),
@@ -61,8 +58,7 @@ impl Shared {
     pub(super) fn core(&self) -> Held<'_> {
         Held::new(match self.core.try_lock() {
             Some(core) => core,
-            None if self.may_block => tasks::blocking(|| self.core.lock()),
-            None => self.core.lock(),
+            None => tasks::blocking(|| self.core.lock()),
         })
     }
 

@@ -22,7 +22,10 @@ use crate::{
     metrics::Metrics,
     object::{Path, RetryOptions, Store},
     random::Random,
-    state::op::{Answer, Op},
+    state::{
+        op::{Answer, Op},
+        set_or_extended,
+    },
     tasks::Tasks,
     types::{BackendId, KeyGroupAssignment, Name, StateDescriptor, StateId, StateKind},
 };
@@ -37,7 +40,7 @@ pub(super) fn daemon(objects: &Arc<InMemory>, seed: u64) -> Directory {
     let upload = UploadOptions { batch: BatchOptions::default(), num_threads: 5, compression: Compression::None };
     let (numbers, uploads) = (SegmentNumbers::new(instance), UploadMetrics::register(&metrics));
     Directory::new(Environment {
-        uploads: Registry::new(store.clone(), tasks.clone(), numbers, upload, uploads),
+        uploads: Registry::new(store.clone(), tasks.clone(), numbers, upload, uploads, set_or_extended),
         store,
         clock: Clock::new(|| 1_000),
         random,

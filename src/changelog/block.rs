@@ -25,7 +25,6 @@
 mod builder;
 mod reader;
 mod set;
-mod squash;
 mod varint;
 
 use bytes::Bytes;
@@ -34,7 +33,6 @@ pub use self::{
     builder::BlockBuilder,
     reader::{Batch, BlockReader, Changes},
     set::ChangeSetBuilder,
-    squash::squash,
 };
 use crate::types::{KeyGroupRange, Sqn, SqnRange};
 
@@ -50,7 +48,8 @@ pub const SPLIT_BYTES: usize = 64 << 10;
 pub struct ChangeSetBody {
     /// At least one block; their key groups are disjoint and ascend.
     pub blocks: Vec<BlockBody>,
-    /// From the first batch's sqn to one after the last batch's.
+    /// From the first batch's sqn to one after the last batch's. The first batch may be left out, if all of its changes
+    /// are overwritten.
     pub range: SqnRange,
     /// Number of changes in all blocks, at least 1.
     pub changes: u64,

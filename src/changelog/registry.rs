@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::{
     metrics::UploadMetrics,
+    squash::EntryOf,
     uploader::{Client, SegmentNumbers, UploadEdge, UploadOptions},
 };
 use crate::{object::Store, tasks::Tasks, types::Name};
@@ -29,6 +30,7 @@ struct Inner {
     numbers: SegmentNumbers,
     options: UploadOptions,
     metrics: UploadMetrics,
+    entry_of: EntryOf,
     jobs: Mutex<BTreeMap<Name, Weak<Entry>>>,
 }
 
@@ -43,7 +45,7 @@ struct Entry {
 }
 
 impl Registry {
-    /// A registry without jobs.
+    /// A registry without jobs. `entry_of` tells which changes overwrite others.
     #[must_use]
     pub fn new(
         store: Store,
@@ -51,8 +53,9 @@ impl Registry {
         numbers: SegmentNumbers,
         options: UploadOptions,
         metrics: UploadMetrics,
+        entry_of: EntryOf,
     ) -> Self {
-        Self(Arc::new(Inner { store, tasks, numbers, options, metrics, jobs: Mutex::default() }))
+        Self(Arc::new(Inner { store, tasks, numbers, options, metrics, entry_of, jobs: Mutex::default() }))
     }
 
     /// The uploads of `job`, which are started if they do not run.
@@ -61,7 +64,7 @@ impl Registry {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn of_job(&self, job: &Name) -> JobUploads {
-        let Inner { store, tasks, numbers, options, metrics, jobs } = &*self.0;
+        let Inner { store, tasks, numbers, options, metrics, entry_of, jobs } = &*self.0;
         // Dropped after the lock is released: dropping the last clone of an entry takes the lock.
         let found;
         let mut jobs = jobs.lock();
@@ -76,6 +79,7 @@ impl Registry {
             tasks: tasks.clone(),
             numbers: numbers.clone(),
             metrics: metrics.of_job(job),
+            entry_of: *entry_of,
         };
         // Started under the lock: two callers at once would otherwise start two workers, and the job's backends would
         // no longer share segments.
@@ -137,7 +141,7 @@ mod tests {
         let store = Store::new(memory, Path::default(), RetryOptions::default(), &metrics, random.clone());
         let numbers = SegmentNumbers::new(random.uuid());
         let uploads = UploadMetrics::register(&metrics);
-        let registry = Registry::new(store, Tasks::default(), numbers, UploadOptions::default(), uploads);
+        let registry = Registry::new(store, Tasks::default(), numbers, UploadOptions::default(), uploads, |_| None);
         let jobs: Vec<Name> = ["a", "b"].iter().map(|job| Name::new(job).unwrap()).collect();
         let series = || metrics.encode().lines().filter(|line| line.contains("job=\"a\"")).count();
         let (one, _other) = (registry.of_job(&jobs[0]), registry.of_job(&jobs[1]));

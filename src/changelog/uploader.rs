@@ -34,6 +34,7 @@ use super::{
     compression::Compression,
     metrics::JobUploadMetrics,
     segment::{ChangeSet, SegmentHandle, SegmentId},
+    squash::EntryOf,
 };
 use crate::{
     object::{Store, StoreError},
@@ -102,6 +103,8 @@ pub struct UploadEdge {
     pub numbers: SegmentNumbers,
     /// The job's metrics.
     pub metrics: JobUploadMetrics,
+    /// Tells which changes overwrite others.
+    pub entry_of: EntryOf,
 }
 
 /// The segment numbers of one daemon instance, from 1. Each is used once over all jobs. Cheap to clone.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Progress, READ_AHEAD_BYTES, Restore, RestoreError};
+use super::{LONG_BLOCK_BYTES, Progress, READ_AHEAD_BYTES, Restore, RestoreError};
 use crate::{
     checkpoint::{
         base::{BaseIndex, Piece, PieceBlock, PieceError},
@@ -91,7 +91,8 @@ impl Restore<'_> {
             let opened = opened.map_err(|error| self.base_unreadable(&path, error))?;
             let opened =
                 opened.map_err(|refused| self.damaged(Fault::corrupt(&path, Some(refused.offset), refused.error)))?;
-            tasks::blocking(|| self.load_pieces(inner, &read, &opened, progress))?;
+            let takes_long = inner.may_block() || read.raw_bytes >= u64::from(LONG_BLOCK_BYTES);
+            tasks::blocking_if(takes_long, || self.load_pieces(inner, &read, &opened, progress))?;
             report(*progress);
             tokio::task::yield_now().await;
         }

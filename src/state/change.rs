@@ -143,22 +143,24 @@ impl<'a> Change<'a> {
     }
 }
 
-/// The entry that an encoded change sets to a value, whatever it was before: the part of the bytes that is equal in all
-/// such changes of the entry, and in no others. `None` for changes of any other kind, and for bytes that are none.
+/// The value or map entry of an encoded change, and whether the change sets it, whatever it was before, or appends to
+/// it. The entry is a part of the bytes: equal in all such changes of the entry, and different for other entries of the
+/// same key group. `None` for changes of any other kind, and for bytes that are none.
 #[must_use]
-pub fn set_entry(bytes: &[u8]) -> Option<&[u8]> {
-    let (kind, rest) = bytes.split_first()?;
-    let (_, rest) = take_varint(rest).ok()?;
+pub fn set_or_extended(bytes: &[u8]) -> Option<(&[u8], bool)> {
+    let (kind, of_state) = bytes.split_first()?;
+    let (_, rest) = take_varint(of_state).ok()?;
     let (_, rest) = take_bytes(rest).ok()?;
     let (_, rest) = take_bytes(rest).ok()?;
     let value = match kind {
-        1 => rest,
-        3 => take_bytes(rest).ok()?.1,
+        1 | 2 => rest,
+        3 | 5 => take_bytes(rest).ok()?.1,
         // An element of a list is set only if the ones before it are there, so an earlier change may matter to later
         // ones.
         _ => return None,
     };
-    bytes.get(..bytes.len() - value.len())
+    // Without the kind of change. A state has values or map entries, so they are not mixed up.
+    Some((of_state.get(..of_state.len() - value.len())?, matches!(kind, 1 | 3)))
 }
 
 /// Nearly every varint here is one byte.
@@ -234,24 +236,25 @@ mod tests {
         let entry = |namespace: &[u8], action| {
             let mut out = Vec::new();
             change(1, b"key", namespace, action).encode(&mut out);
-            set_entry(&out).map(hex)
+            set_or_extended(&out).map(|(entry, sets)| (hex(entry), sets))
         };
-        assert_eq!(entry(b"ns", Action::Put(value)).unwrap(), "0101036b6579026e73");
-        assert_eq!(entry(b"ns", Action::Put(b"")), entry(b"ns", Action::Put(value)));
-        assert_eq!(entry(b"ns", Action::MapPut { map_key, value }).unwrap(), "0301036b6579026e73016d");
-        assert_ne!(entry(b"", Action::Put(b"\x01m")), entry(b"", Action::MapPut { map_key, value }));
+        let of_value = "01036b6579026e73".to_owned();
+        assert_eq!(entry(b"ns", Action::Put(value)).unwrap(), (of_value.clone(), true));
+        assert_eq!(entry(b"ns", Action::Put(b"")).unwrap(), (of_value.clone(), true));
+        assert_eq!(entry(b"ns", Action::Append(value)).unwrap(), (of_value.clone(), false));
+        let of_entry = format!("{of_value}016d");
+        assert_eq!(entry(b"ns", Action::MapPut { map_key, value }).unwrap(), (of_entry.clone(), true));
+        assert_eq!(entry(b"ns", Action::MapAppend { map_key, value }).unwrap(), (of_entry, false));
         let others = [
             Action::Clear,
-            Action::Append(value),
             Action::MapRemove { map_key },
-            Action::MapAppend { map_key, value },
             Action::ListPut { index: 0, element: value },
             Action::TimerPut { time: 1 },
             Action::TimerRemove { time: 1 },
         ];
         assert!(others.into_iter().all(|action| entry(b"", action).is_none()));
-        assert_eq!(set_entry(b""), None);
-        assert_eq!(set_entry(&[1, 1, 9, b'k']), None);
+        assert_eq!(set_or_extended(b""), None);
+        assert_eq!(set_or_extended(&[1, 1, 9, b'k']), None);
     }
 
     #[test]

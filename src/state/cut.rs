@@ -23,7 +23,8 @@ use std::{
 
 use super::{
     Address, StateError,
-    piece::{HashRange, PieceSnapshots, stable_hash},
+    hash::stable_hash,
+    piece::{HashRange, PieceSnapshots},
     snapshot::{PieceBuilder, PieceContents},
 };
 use crate::types::{KeyGroup, KeyGroupRange, StateId};

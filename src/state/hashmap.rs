@@ -9,9 +9,9 @@
 //!
 //! A slice has the cells of one range of stable hashes (`name`), and is bounded in cells and bytes. It is a hash table
 //! (`cells`), or for values a block of memory with a table of places (`values`). A full slice is split, and two small
-//! ones are merged (`directory`). So growing and shrinking move at most one slice's cells at a time, and never stall the
-//! writer by rehashing a huge table. Slices are also the unit of copying, and each knows its last change. The halves of
-//! a split slice inherit its stamp; a merged slice takes the higher stamp.
+//! ones are merged (`directory`). So growing and shrinking move at most one slice's cells at a time, and never stall
+//! the writer by rehashing a huge table. Slices are also the unit of copying, and each knows its last change. The
+//! halves of a split slice inherit its stamp; a merged slice takes the higher stamp.
 //!
 //! The timers of a state are also in an index over all of its key groups, in order of time (`timers`).
 //!
@@ -22,6 +22,7 @@
 //! and a constant for the allocator's own cost per block.
 
 mod cell;
+mod cell_table;
 mod cells;
 mod directory;
 mod name;
@@ -29,6 +30,7 @@ mod places;
 mod slice;
 mod table;
 mod timers;
+mod usage;
 mod values;
 
 use std::hint::black_box;

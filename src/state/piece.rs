@@ -1,9 +1,7 @@
-//! Stable hashes, and the ranges of them that pieces cover.
+//! Pieces: parts of a backend by ranges of stable hashes.
 //!
-//! A piece is the contents of one (state, key group) with stable hashes in one range. [`stable_hash`] alone tells which
-//! piece a change belongs to, whichever backend made the piece.
-
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+//! A piece is the contents of one (state, key group) with stable hashes in one range. [`stable_hash`](super::stable_hash)
+//! alone tells which piece a change belongs to, whichever backend made the piece.
 
 use super::{
     Change, StateError,
@@ -58,25 +56,9 @@ pub trait PieceSnapshots {
     fn held_bytes(&self) -> u64;
 }
 
-/// A hash of key and namespace that is the same on every host and in every version: xxh3-64 of the key, seeded with
-/// xxh3-64 of the namespace, or with 0 for the void namespace.
-#[must_use]
-#[inline]
-pub fn stable_hash(key: &[u8], namespace: &[u8]) -> u64 {
-    if namespace.is_empty() { xxh3_64(key) } else { xxh3_64_with_seed(key, xxh3_64(namespace)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_hash_is_stable() {
-        // Fixed for ever: snapshots name hash ranges.
-        assert_eq!(stable_hash(b"key", b""), xxh3_64(b"key"));
-        assert_eq!(stable_hash(b"key", b""), 0xbbea_0d63_a051_65e3);
-        assert_eq!(stable_hash(b"key", b"window"), 0x3d8b_f55b_9816_f9a7);
-    }
 
     #[test]
     fn a_range_includes_both_of_its_ends() {

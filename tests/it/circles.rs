@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::tidy::{Module, PACKAGES, Source, paths, sources};
 
 /// Files that are in circles, by top-level module. A number here may only become smaller.
-const ALLOWANCE: &[(&str, usize)] = &[("changelog", 14), ("checkpoint", 7), ("client", 19), ("rpc", 22), ("state", 31)];
+const ALLOWANCE: &[(&str, usize)] = &[("changelog", 14), ("checkpoint", 7), ("client", 19), ("rpc", 22), ("state", 30)];
 
 /// Packages other than the daemon's, whose modules lie in one that is named like this.
 const OTHERS: &[(&str, &str)] = &[("clients/rust/src", "client"), ("proto/src", "proto")];

@@ -37,6 +37,7 @@ use dstl::{
         image::LocalBackends,
         op::{Answer, Op},
         rocksdb::{ResourceOptions, Resources, TimerService},
+        set_or_extended,
     },
     tasks::Tasks,
     types::{BackendId, InnerBackend, Limits, Name, StateDescriptor, StateId, StateKind},
@@ -184,6 +185,7 @@ impl Daemon {
             SegmentNumbers::new(instance),
             upload,
             UploadMetrics::register(&metrics),
+            set_or_extended,
         );
         let env = Environment {
             store,

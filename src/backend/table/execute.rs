@@ -60,8 +60,9 @@ impl Table {
         let mut log = |change: &Change<'_>| log.append(change);
         for (index, (operation, key_group)) in left().enumerate() {
             if index % WARM_PLACES == 0 {
-                let places = left().skip(index).take(WARM_PLACES);
-                inner.warm(&mut places.map(|(operation, group)| address(operation, *group)));
+                let from = done + index;
+                let places = operations.get(from..).unwrap_or_default().iter().zip(key_groups.iter().skip(from));
+                inner.warm(&mut places.take(WARM_PLACES).map(|(operation, group)| address(operation, *group)));
             }
             let descriptor = states.get(operation.state).expect("a checked operation has a state");
             // Bounded before the operation runs: an answer that does not fit could not be taken back, and firing timers

@@ -6,7 +6,7 @@ use crate::{checkpoint::owner, state::Change};
 pub(crate) struct Log<'a> {
     /// The log of the owner.
     pub(crate) log: owner::Log<'a>,
-    /// Changes that a restore would replay.
+    /// Changes that a restore would replay, if the log left none out that others overwrite.
     pub(crate) log_changes: &'a mut u64,
 }
 

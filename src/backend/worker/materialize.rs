@@ -75,8 +75,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// The time from `now` until the next check. All backends check at the same moments, at about half of a second, so that
-/// they wake an idle daemon once for all.
+/// The time from `now` until the next check. All backends check in the middle of each second of the clock, so that they
+/// wake an idle daemon once for all.
 fn until_poll(now: TimeMs) -> Duration {
     POLL * 3 / 2 - Duration::from_millis(now % 1_000)
 }

@@ -71,7 +71,7 @@ impl BlockBuilder {
     }
 
     /// An empty builder with room for `capacity` bytes, within limits, for batches from `next` on.
-    pub(super) fn with_capacity(capacity: usize, next: Sqn) -> Self {
+    pub(in crate::changelog) fn with_capacity(capacity: usize, next: Sqn) -> Self {
         let bytes = Vec::with_capacity(capacity.clamp(MIN_CAPACITY, MAX_CAPACITY));
         Self { bytes, done: None, open: None, length_width: 1, next, from: None }
     }
@@ -87,7 +87,7 @@ impl BlockBuilder {
 
     /// Lets the change set begin at `from`, like another block of the same set. The first batch of this block, if there
     /// is one, is not before `from`.
-    pub(super) fn begin_at(&mut self, from: Sqn) {
+    pub(in crate::changelog) fn begin_at(&mut self, from: Sqn) {
         if self.done.is_none() {
             self.from = Some(from);
         }
@@ -122,7 +122,7 @@ impl BlockBuilder {
     ///
     /// # Panics
     /// If no batch is open.
-    pub(super) fn push_record(&mut self, key_group: KeyGroup, record: &[u8]) {
+    pub(in crate::changelog) fn push_record(&mut self, key_group: KeyGroup, record: &[u8]) {
         self.count(key_group);
         self.bytes.extend_from_slice(record);
     }
@@ -253,7 +253,7 @@ impl BlockBuilder {
     ///
     /// # Panics
     /// If a batch is open.
-    pub(super) fn close(self) -> Option<ChangeSetBody> {
+    pub(in crate::changelog) fn close(self) -> Option<ChangeSetBody> {
         assert!(self.open.is_none(), "a change set ends inside of a batch");
         let Summary { range, contents, .. } = self.done?;
         let key_groups = KeyGroupRange::stored(contents.lowest.0.into(), contents.highest.0.into())

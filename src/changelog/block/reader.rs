@@ -93,7 +93,7 @@ impl<'a> Iterator for BlockReader<'a> {
 
 impl<'a> Changes<'a> {
     /// The next change: its key group, and its record in the form that it has in the block.
-    pub(super) fn next_record(&mut self) -> Option<(KeyGroup, &'a [u8])> {
+    pub(in crate::changelog) fn next_record(&mut self) -> Option<(KeyGroup, &'a [u8])> {
         let before = self.rest;
         let (key_group, _) = self.next()?;
         Some((key_group, before.get(..before.len() - self.rest.len())?))

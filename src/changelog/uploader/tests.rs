@@ -58,6 +58,7 @@ fn start_slow(options: UploadOptions, wait_put_per_call: Duration) -> Fixture {
         tasks: tasks.clone(),
         numbers: SegmentNumbers::new(INSTANCE),
         metrics: UploadMetrics::register(&metrics).of_job(&job()),
+        entry_of: |_| None,
     };
     Fixture { memory, store, tasks, metrics, client: Client::start(job(), options, edge) }
 }

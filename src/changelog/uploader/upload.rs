@@ -6,21 +6,20 @@ use tokio::{sync::mpsc, task::yield_now, time::Instant};
 use super::{InFlight, Number, Ticket, UploadEdge, UploadError};
 use crate::{
     changelog::{
-        block::squash,
         compression::Compression,
         segment::{ChangeSet, EncodedSegment, SegmentEncoder, SegmentHandle, SegmentId},
+        squash::squash,
     },
     object::{
         Created, ObjectName, Path, Retry,
         copies::{Label, Part, Use},
     },
-    state::set_entry,
     tasks,
     types::Name,
 };
 
-/// A change set of at least this many bytes takes longer to encode than handing the other tasks of the thread to another
-/// one.
+/// A change set of at least this many bytes takes longer to encode than it takes to hand the other tasks of the thread
+/// to another one.
 const LONG_SET_BYTES: u64 = 256 << 10;
 
 /// The upload of one segment.
@@ -54,7 +53,16 @@ impl Upload {
         // Declared before the tickets. If this future is dropped halfway, its locals are dropped in the reverse order
         // of their declaration, so the tickets are called before the number stops being in flight.
         let (slot, mut number) = (slot, number);
-        let (sets, tickets): (Vec<_>, Vec<_>) = self.sets.into_iter().unzip();
+        let (mut sets, tickets): (Vec<_>, Vec<_>) = self.sets.into_iter().unzip();
+        let length = sets.iter().map(|set| set.body.length()).sum();
+        // In place, so that the bytes of a change set are not held beside those that are left of it.
+        for set in &mut sets {
+            tasks::blocking_if(is_long(set), || {
+                if let Some(squashed) = squash(&set.body, self.edge.entry_of) {
+                    set.body = squashed;
+                }
+            });
+        }
         let (metrics, store) = (&self.edge.metrics, &self.edge.store);
         metrics.uploads.inc();
         let begun = Instant::now();
@@ -87,7 +95,7 @@ impl Upload {
         };
         match &outcome {
             Ok(_) => {
-                metrics.uploaded.inc_by(sets.iter().map(|set| set.body.length()).sum());
+                metrics.uploaded.inc_by(length);
                 metrics.change_sets.observe(observed(sets.len() as u64));
             }
             Err(_) => {
@@ -120,15 +128,15 @@ fn tell(tickets: Vec<Ticket>, outcome: Result<Vec<SegmentHandle>, UploadError>) 
     }
 }
 
-/// The segment of `sets`, without changes that are overwritten.
+/// Whether sessions must not wait for work on a change set.
+fn is_long(set: &ChangeSet) -> bool {
+    set.body.length() >= LONG_SET_BYTES
+}
+
 async fn encode(id: SegmentId, sets: &[ChangeSet], compression: Compression) -> EncodedSegment {
     let mut encoder = SegmentEncoder::new(id, compression);
     for set in sets {
-        // Sessions must not wait for a long change set.
-        tasks::blocking_if(set.body.length() >= LONG_SET_BYTES, || match squash(&set.body, set_entry) {
-            Some(body) => encoder.push(&ChangeSet { body, ..set.clone() }),
-            None => encoder.push(set),
-        });
+        tasks::blocking_if(is_long(set), || encoder.push(set));
         yield_now().await;
     }
     encoder.finish()

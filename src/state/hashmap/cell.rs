@@ -1,11 +1,14 @@
 //! Cells: the stored contents of one (key, namespace), by kind of state.
 //!
-//! A value lies behind its name in one block, so that an update touches one bucket and one block. Maps and lists have
-//! the name in a block of its own.
+//! A long value lies behind its name in one block; short ones are in arenas (`values`). Maps and lists have the name in
+//! a block of its own.
 
 use std::{collections::BTreeMap, mem::size_of};
 
-use super::name::{Name, content_start};
+use super::{
+    name::{Name, content_start},
+    usage::Usage,
+};
 use crate::state::Action;
 
 /// The allocator's overhead per block: its header, and half of the rounding to 16 bytes.
@@ -31,8 +34,24 @@ pub(super) trait Cell {
     /// Bytes of the cell outside its bucket. Constant time.
     fn bytes(&self) -> u64;
 
+    /// Entries and bytes.
+    #[inline]
+    fn usage(&self) -> Usage {
+        Usage { entries: self.entries(), bytes: self.bytes() }
+    }
+
     /// Calls `each` with the actions that rebuild the cell, in order.
     fn rebuild(&self, each: &mut dyn FnMut(Action<'_>));
+}
+
+/// Takes key and namespace of a cell, and one of the actions that rebuild it.
+pub(super) type Rebuild<'a> = &'a mut dyn FnMut(&[u8], &[u8], Action<'_>);
+
+/// Cells that can be copied.
+pub(super) trait CopyCells {
+    /// Calls `each` for all cells with a hash at or after `from`. Cells come in no particular order, the actions of one
+    /// cell in order.
+    fn copy(&self, from: u64, each: Rebuild<'_>);
 }
 
 /// The value of one (key, namespace), in one block with its name.

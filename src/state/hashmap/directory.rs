@@ -16,9 +16,10 @@ use std::mem::size_of;
 
 use super::{
     cells::{Cells, Effect},
-    slice::{Slice, Tally, Usage},
+    slice::Slice,
+    usage::{Tally, Usage},
 };
-use crate::{state::HashRange, tasks};
+use crate::{tasks, types::HashRange};
 
 /// The slices of one (state, key group). Invariants: `index` has 2^`depth` positions; exactly the positions in a
 /// slice's range lead to it; `deepest` slices have the directory's depth.

@@ -5,7 +5,7 @@
 //!   key length: u32 │ namespace length: u32 │ key │ namespace
 //! ```
 
-use crate::state::stable_hash;
+use crate::state::hash::stable_hash;
 
 /// Bytes of the two lengths.
 const HEADER_BYTES: usize = 8;

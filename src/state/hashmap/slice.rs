@@ -3,15 +3,15 @@
 use std::mem::size_of;
 
 use super::{
-    cell::Cell,
     cells::{Cells, Effect},
+    usage::Tally,
 };
 
 /// Most cells of a slice, which a hash table of 4096 buckets can take: the next cell splits the slice instead of
-/// growing the table.
+/// growing that table.
 pub(super) const MAX_SLICE_CELLS: usize = 3584;
 
-/// Most bytes of a slice that has at least [`MIN_SPLIT_CELLS`] cells.
+/// Most bytes of the cells of a slice that has at least [`MIN_SPLIT_CELLS`] cells.
 pub(super) const MAX_SLICE_BYTES: u64 = 1 << 20;
 
 /// Slices with fewer cells are not split, however large the cells are. Separating a few large cells could take many
@@ -20,42 +20,6 @@ pub(super) const MIN_SPLIT_CELLS: usize = 8;
 
 /// Most hash bits that distinguish slices. The tables of cells use other bits.
 pub(super) const MAX_DEPTH: u32 = 18;
-
-/// The size of a state, or of a part of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Usage {
-    /// Number of values, map entries or list elements.
-    pub(super) entries: u64,
-    /// Bytes of memory.
-    pub(super) bytes: u64,
-}
-
-impl Usage {
-    #[inline]
-    pub(super) fn of(cell: &impl Cell) -> Self {
-        Self { entries: cell.entries(), bytes: cell.bytes() }
-    }
-
-    /// Replaces the size of a part, `before`, by `after`.
-    #[inline]
-    pub(super) fn replace(&mut self, before: Self, after: Self) {
-        self.entries = self.entries - before.entries + after.entries;
-        self.bytes = self.bytes - before.bytes + after.bytes;
-    }
-
-    /// Replaces the bytes of a part, `before`, by `after`.
-    pub(super) fn replace_bytes(&mut self, before: u64, after: u64) {
-        self.bytes = self.bytes - before + after;
-    }
-}
-
-/// The size of a state, and the stamp that its changes get.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) usage: Usage,
-    /// The stamp of the next change.
-    pub(super) stamp: u64,
-}
 
 /// The cells whose hashes begin with the same `depth` bits.
 pub(super) struct Slice<S> {

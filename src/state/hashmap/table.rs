@@ -5,12 +5,13 @@ use std::ops::Bound;
 #[cfg(test)]
 use super::slice::Slice;
 use super::{
-    cell::{Cell, ListCell, MapCell},
-    cells::{CellTable, Cells, Effect},
+    cell::{Cell, CopyCells, ListCell, MapCell},
+    cell_table::CellTable,
+    cells::{Cells, Effect},
     directory::Directory,
     name::Name,
-    slice::{Tally, Usage},
     timers::Timers,
+    usage::{Tally, Usage},
     values::Values,
 };
 use crate::{
@@ -291,7 +292,7 @@ impl Table {
     }
 }
 
-impl<S: Cells> Groups<S> {
+impl<S: Cells + CopyCells> Groups<S> {
     pub(super) fn new(range: KeyGroupRange) -> Self {
         Self { range, directories: Vec::new(), tally: Tally::default() }
     }

@@ -4,10 +4,10 @@ use std::{cell::Cell as Slot, collections::BTreeSet, mem::size_of, sync::Arc};
 
 use super::{
     cell::{ALLOCATION_BYTES, Cell},
-    cells::CellTable,
+    cell_table::CellTable,
     name::Name,
-    slice::Usage,
     table::{Groups, Misfit},
+    usage::Usage,
 };
 use crate::{
     state::{Action, Address, PageLimit, TimerRef, timer::TimerIndex},

@@ -9,17 +9,18 @@
 //! have eight times as many bytes, few of which stay in the processor's caches.
 //!
 //! A cell has room for a whole number of 8-byte words. A value that needs other room moves to the end of the arena, and
-//! leaves dead bytes behind. When they are many, the arena is written anew. Long cells are not copied about: they are
-//! `apart`, in a hash table.
+//! leaves dead bytes behind. When most bytes are dead, the arena is written anew. Long cells are not copied about: they
+//! are `apart`, in a hash table.
 
 use std::{iter, mem};
 
 use super::{
-    cell::ValueCell,
-    cells::{CellTable, Cells, Effect},
+    cell::{CopyCells, Rebuild, ValueCell},
+    cell_table::CellTable,
+    cells::{Cells, Effect},
     name::Name,
     places::{Found, MAX_OFFSET, Places, WORD},
-    slice::Usage,
+    usage::Usage,
 };
 use crate::state::{Action, stable_hash};
 
@@ -150,10 +151,7 @@ impl Values {
     pub(super) fn put(&mut self, name: &Name<'_>, value: &[u8]) -> Effect {
         match self.locate(name) {
             Some(found) if self.overwrite(found.offset, value) => {}
-            Some(found) => {
-                self.bury(found);
-                self.add(name, value, 0);
-            }
+            Some(found) => self.replace(found, name, value, 0),
             None if self.apart.is_some() => self.put_beside_apart(name, value),
             None => self.add(name, value, 0),
         }
@@ -166,8 +164,7 @@ impl Values {
             if !self.extend(found.offset, value) {
                 // The room grows by a quarter, so that many appends take linear time.
                 let all = [self.value(found.offset), value].concat();
-                self.bury(found);
-                self.add(name, &all, all.len() / 4);
+                self.replace(found, name, &all, all.len() / 4);
             }
         } else if let Some(apart) = &mut self.apart
             && apart.find(name).is_some()
@@ -186,12 +183,7 @@ impl Values {
     pub(super) fn remove(&mut self, name: &Name<'_>) -> Effect {
         if let Some(found) = self.locate(name) {
             self.bury(found);
-            let dead = self.dead as usize;
-            if self.live == 0 {
-                (self.arena, self.places, self.dead) = Default::default();
-            } else if dead > self.arena.len() / 2 && self.arena.len() > MIN_SHRINK_BYTES {
-                self.rewrite(0);
-            }
+            self.shrink();
             return Effect::Removed;
         }
         self.remove_apart(name)
@@ -264,6 +256,22 @@ impl Values {
         self.places.remove(found);
         self.live -= 1;
         self.dead += u32::from(header.room) * WORD as u32;
+    }
+
+    /// Moves a value that needs other room, and leaves room for `more` bytes if that fits.
+    fn replace(&mut self, found: Found, name: &Name<'_>, value: &[u8], more: usize) {
+        self.bury(found);
+        self.add(name, value, more);
+        self.shrink();
+    }
+
+    /// Gives memory back if most of the arena is dead.
+    fn shrink(&mut self) {
+        if self.live == 0 {
+            (self.arena, self.places, self.dead) = Default::default();
+        } else if self.dead as usize > self.arena.len() / 2 && self.arena.len() > MIN_SHRINK_BYTES {
+            self.rewrite(0);
+        }
     }
 
     /// Adds a new name with its value, and with room for `more` bytes if that fits.
@@ -430,6 +438,7 @@ impl Cells for Values {
         if let Some(apart) = other.apart {
             self.take_apart(*apart);
         }
+        self.shrink();
     }
 
     fn names<'a>(&'a self, each: &mut dyn FnMut(u64, &'a [u8], &'a [u8])) {
@@ -439,16 +448,6 @@ impl Cells for Values {
         }
         if let Some(apart) = &self.apart {
             apart.names(each);
-        }
-    }
-
-    fn copy(&self, from: u64, each: &mut dyn FnMut(&[u8], &[u8], Action<'_>)) {
-        for cell in live(&self.arena).filter(|cell| from == 0 || cell.hash() >= from) {
-            let (key, namespace, value) = cell.parts();
-            each(key, namespace, Action::Put(value));
-        }
-        if let Some(apart) = &self.apart {
-            apart.copy(from, each);
         }
     }
 
@@ -468,6 +467,18 @@ impl Cells for Values {
             apart.names(&mut |_, key, namespace| assert!(self.locate(&Name::new(key, namespace)).is_none()));
         }
         self.usage()
+    }
+}
+
+impl CopyCells for Values {
+    fn copy(&self, from: u64, each: Rebuild<'_>) {
+        for cell in live(&self.arena).filter(|cell| from == 0 || cell.hash() >= from) {
+            let (key, namespace, value) = cell.parts();
+            each(key, namespace, Action::Put(value));
+        }
+        if let Some(apart) = &self.apart {
+            apart.copy(from, each);
+        }
     }
 }
 

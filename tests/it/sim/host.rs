@@ -23,6 +23,7 @@ use dstl::{
     metrics::Metrics,
     object::{Path, Store},
     random::Random,
+    state::set_or_extended,
     tasks::Tasks,
 };
 use futures::{StreamExt as _, stream::BoxStream};
@@ -118,7 +119,8 @@ impl Host {
             compression: plan.compression,
         };
         let (tasks, numbers) = (life.tasks.clone(), SegmentNumbers::new(instance));
-        let uploads = Registry::new(store.clone(), tasks.clone(), numbers, options, UploadMetrics::register(&metrics));
+        let metered = UploadMetrics::register(&metrics);
+        let uploads = Registry::new(store.clone(), tasks.clone(), numbers, options, metered, set_or_extended);
         let directory = Directory::new(Environment {
             store,
             clock: skewed(&ground.clock, random.below(2 * SKEW_MS)),

@@ -153,3 +153,20 @@ fn cells_that_find_no_room_in_the_arena_are_apart() {
     }
     assert_eq!(values.recount(), Usage::default());
 }
+
+#[test]
+fn values_that_become_short_or_long_leave_no_arena_behind() {
+    let names: Vec<[u8; 4]> = (0..300_u32).map(u32::to_le_bytes).collect();
+    let mut values = Values::default();
+    for length in [3_000, 10, 3_000, 5_000] {
+        for name in &names {
+            values.put(&Name::new(name, b""), &vec![1; length]);
+        }
+        values.recount();
+        let (bytes, contents) = (values.usage().bytes, values.contents_bytes());
+        assert!(bytes < contents * 5 / 2 + 20_000, "{bytes} bytes of memory for {contents}");
+    }
+    assert!(values.arena.is_empty(), "all values are apart");
+    names.iter().for_each(|name| _ = values.remove(&Name::new(name, b"")));
+    assert_eq!(values.recount(), Usage::default());
+}
