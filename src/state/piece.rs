@@ -1,7 +1,7 @@
 //! Pieces: parts of a backend by ranges of stable hashes.
 //!
-//! A piece is the contents of one (state, key group) with stable hashes in one range. [`stable_hash`](super::stable_hash)
-//! alone tells which piece a change belongs to, whichever backend made the piece.
+//! A piece is the contents of one (state, key group) with stable hashes in one range. The
+//! [hash](super::stable_hash) alone tells which piece a change belongs to, whichever backend made the piece.
 
 use super::{
     Change, StateError,

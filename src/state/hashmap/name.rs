@@ -12,7 +12,7 @@ const HEADER_BYTES: usize = 8;
 
 /// A name in a change or read, hashed once.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::state) struct Name<'a> {
+pub(crate) struct Name<'a> {
     hash: u64,
     header: [u8; HEADER_BYTES],
     key: &'a [u8],
@@ -21,7 +21,7 @@ pub(in crate::state) struct Name<'a> {
 
 impl<'a> Name<'a> {
     #[inline]
-    pub(in crate::state) fn new(key: &'a [u8], namespace: &'a [u8]) -> Self {
+    pub(crate) fn new(key: &'a [u8], namespace: &'a [u8]) -> Self {
         Self { hash: stable_hash(key, namespace), header: header(key.len(), namespace.len()), key, namespace }
     }
 
@@ -66,7 +66,7 @@ impl<'a> Name<'a> {
     }
 
     /// A new block with this name, followed by `content`.
-    pub(in crate::state) fn block(&self, content: &[u8]) -> Vec<u8> {
+    pub(crate) fn block(&self, content: &[u8]) -> Vec<u8> {
         let length = HEADER_BYTES + self.key.len() + self.namespace.len() + content.len();
         let mut block = Vec::with_capacity(length);
         for part in [&self.header, self.key, self.namespace, content] {
@@ -77,7 +77,7 @@ impl<'a> Name<'a> {
 }
 
 /// The key and namespace at the beginning of `block`.
-pub(in crate::state) fn read_name(block: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn read_name(block: &[u8]) -> (&[u8], &[u8]) {
     let read = || {
         let (key, namespace) = lengths(block)?;
         let (key, rest) = block.get(HEADER_BYTES..)?.split_at_checked(key)?;

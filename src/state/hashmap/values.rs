@@ -301,7 +301,8 @@ impl Values {
         if self.dead as usize > self.arena.len() / 8 {
             self.rewrite(bytes);
         } else {
-            self.arena.reserve_exact(bytes.max(self.arena.len() / 4));
+            // Little at a time: room that is not used counts as memory of the state.
+            self.arena.reserve_exact(bytes.max(self.arena.len() / 8));
         }
     }
 
