@@ -52,8 +52,7 @@ pub use self::{
 /// Most bytes of changelog that a restore holds in memory, besides the state itself.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
-/// A block of at least this many bytes takes longer to replay than it takes to hand the other tasks of the thread to
-/// another one.
+/// A block of at least this many bytes takes longer to replay than handing over the other tasks of the thread.
 const LONG_BLOCK_BYTES: u32 = 64 << 10;
 
 /// Changes between two points at which other tasks of the thread may run.

@@ -48,8 +48,7 @@ pub const SPLIT_BYTES: usize = 64 << 10;
 pub struct ChangeSetBody {
     /// At least one block; their key groups are disjoint and ascend.
     pub blocks: Vec<BlockBody>,
-    /// From the first batch's sqn to one after the last batch's. The first batch may be left out, if all of its changes
-    /// are overwritten.
+    /// From the first batch's sqn to one after the last batch's. A first batch that is overwritten may be left out.
     pub range: SqnRange,
     /// Number of changes in all blocks, at least 1.
     pub changes: u64,

@@ -3,8 +3,7 @@
 //! Only the last value of an entry matters to a restore, since checkpoints end between two change sets. So where a few
 //! entries get most of the writes, most of a change set need not be written at all.
 //!
-//! It pays only there. The first changes of a block tell: if hardly one of them overwrites another, the block stays as
-//! it is.
+//! It pays only there. The first changes of a block tell: if hardly one of them overwrites another, the block stays.
 
 use bytes::Bytes;
 use hashbrown::{HashTable, hash_table::Entry};
@@ -140,8 +139,7 @@ mod tests {
         builder.finish().unwrap()
     }
 
-    /// By key group and entry (empty for changes of none): the changes that it consists of, with sequence number and
-    /// time.
+    /// By key group and entry (empty for changes of none): its changes, each with sequence number and time.
     type Entries = BTreeMap<(KeyGroup, Vec<u8>), Vec<(Sqn, u64, Vec<u8>)>>;
 
     /// The entries in the end, and the most changes that one of them consisted of meanwhile.

@@ -133,6 +133,7 @@ fn is_long(set: &ChangeSet) -> bool {
     set.body.length() >= LONG_SET_BYTES
 }
 
+/// The segment of `sets`. Other tasks run between two of them.
 async fn encode(id: SegmentId, sets: &[ChangeSet], compression: Compression) -> EncodedSegment {
     let mut encoder = SegmentEncoder::new(id, compression);
     for set in sets {

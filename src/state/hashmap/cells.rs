@@ -16,8 +16,7 @@ pub(super) trait Cells: Default {
     /// Number of entries of a cell; 0 if there is none.
     fn entries(&self, name: &Name<'_>) -> u64;
 
-    /// The memory of a cell with this hash, not read yet, as far as it is known without reading; empty if there is no
-    /// such cell.
+    /// The memory of a cell with this hash, not read yet, as far as it is known without reading; empty without a cell.
     fn block(&self, hash: u64) -> &[u8];
 
     /// Takes out the cells whose hashes have `bit`.
